@@ -1,0 +1,110 @@
+"""What runs in a worker process of the local executor.
+
+The main thread runs attempts. A second thread reads what the coordinator sends and ends the process
+when the line closes: a worker without a coordinator would go on writing to a checkpoint that the
+next coordinator's attempt writes to as well.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from hpo.protocol import AnyEvent, AnyReply, decode_reply, decode_task, encode
+from hpo.worker import output_to, run_attempt
+
+READY = b"ready"
+TASK = b"T"
+REPLY = b"R"
+"""A message to a worker begins with one of these: a late reply is never taken for a task."""
+
+
+def worker_main(
+    connection: Connection, index: int, threads: int, gpu: str | None, log: str
+) -> None:
+    """Run the tasks that arrive until the coordinator closes the line.
+
+    Args:
+        connection: The line to the coordinator.
+        index: Which worker this is.
+        threads: How many threads the libraries may use.
+        gpu: The only GPU that this worker may see; ``None`` for none.
+        log: File for output outside of attempts.
+    """
+    # Ctrl-C reaches the whole process group; what happens then is the coordinator's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The terminal belongs to the coordinator: a worker that reads it would hang.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    _share_machine(threads, gpu)
+    with output_to(Path(log)):
+        inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
+        connection.send_bytes(READY)
+        while True:
+            data = inbox.get()
+            if not data.startswith(TASK):
+                continue  # a reply to an attempt that has ended
+            task = decode_task(data[len(TASK) :])
+            channel = _PipeChannel(connection, inbox)
+            with output_to(Path(task.log)):
+                run_attempt(task, channel, "cpu" if gpu is None else "cuda")
+            if Path(task.log).stat().st_size == 0:
+                Path(task.log).unlink()
+            _release_memory()
+
+
+def _share_machine(threads: int, gpu: str | None) -> None:
+    """Keep to this worker's share of the machine, in libraries loaded already and later ones."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu if gpu is not None else ""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(threads)
+
+
+def _release_memory() -> None:
+    """Give back what the last attempt held, before the next one asks for as much."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _listen(connection: Connection, inbox: queue.SimpleQueue[bytes]) -> None:
+    while True:
+        try:
+            inbox.put(connection.recv_bytes())
+        except (EOFError, OSError):
+            os._exit(0)
+
+
+class _PipeChannel:
+    """A worker's line to a coordinator in another process of this machine, for one attempt."""
+
+    def __init__(self, connection: Connection, inbox: queue.SimpleQueue[bytes]) -> None:
+        self._connection = connection
+        self._inbox = inbox
+        self._sequence = 0
+
+    def send(self, make: Callable[[int], AnyEvent]) -> None:
+        data = encode(make(self._sequence))
+        self._sequence += 1
+        try:
+            self._connection.send_bytes(data)
+        except OSError:
+            os._exit(0)  # the coordinator is gone, see the top of this module
+
+    def receive(self, timeout: float | None) -> AnyReply | None:
+        try:
+            data = self._inbox.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        return decode_reply(data[len(REPLY) :])

@@ -1,0 +1,131 @@
+"""What people see while a study runs: a live view on a terminal, one line an event in a pipe."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from hpo.status import Moment, Observer, RunningTrial, Status
+
+TRACEBACK_INDENT = "    "
+
+
+def make_progress(stream: TextIO | None = None) -> Observer:
+    """Return the view that suits ``stream`` (stdout by default)."""
+    stream = stream or sys.stdout
+    if stream.isatty():
+        return LiveProgress(Console(file=stream))
+    return PlainProgress(stream)
+
+
+class PlainProgress:
+    """Prints one line an event, and no control characters.
+
+    Args:
+        stream: Where to print.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def on(self, moment: Moment, status: Status) -> None:
+        """Print ``moment``."""
+        print(f"[{status.finished:>3}/{status.target}] {moment.text}", file=self._stream)
+        for line in moment.detail.splitlines():
+            print(TRACEBACK_INDENT + line, file=self._stream)
+        self._stream.flush()
+
+    def tick(self, status: Status) -> None:
+        """Print nothing: only events are news."""
+
+    def close(self) -> None:
+        """Leave the stream to its owner."""
+
+
+class LiveProgress:
+    """Keeps a few lines at the bottom of a terminal up to date; failures scroll by above them.
+
+    Args:
+        console: The terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        # Refreshed from the coordinator's loop, not from a thread of rich's own.
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live.start()
+
+    def on(self, moment: Moment, status: Status) -> None:
+        """Show ``moment`` if it would be missed in the view, and update the view."""
+        if moment.kind in ("failed", "retry", "stop", "baseline", "note"):
+            style = "red" if moment.kind == "failed" else None
+            self._console.print(Text(moment.text, style=style or ""))
+            for line in moment.detail.splitlines():
+                self._console.print(Text(TRACEBACK_INDENT + line, style="dim"))
+        self.tick(status)
+
+    def tick(self, status: Status) -> None:
+        """Draw the view."""
+        self._live.update(render(status), refresh=True)
+
+    def close(self) -> None:
+        """Remove the view."""
+        self._live.stop()
+
+
+def render(status: Status) -> Group:
+    """Draw where a study stands: a line for the study, and one for each running attempt."""
+    head = Table.grid(padding=(0, 1))
+    head.add_row(
+        Text(f"{status.finished:>3}/{status.target}", style="bold"),
+        ProgressBar(total=status.target, completed=status.finished, width=32),
+        Text(headline(status)),
+    )
+    rows = Table.grid(padding=(0, 2))
+    for running in sorted(status.running.values(), key=lambda each: each.number):
+        rows.add_row(*_row(running))
+    return Group(head, rows)
+
+
+def headline(status: Status) -> str:
+    """Say in one line how far a study is; the time left is an estimate and says so."""
+    parts = []
+    if status.best is not None:
+        value, number = status.best
+        gain = status.gain()
+        beyond = f" ({gain:+.4f})" if gain is not None else ""
+        parts.append(f"best {value:.4f}{beyond} trial {number}")
+    elif status.baseline is not None:
+        parts.append(f"untuned {status.baseline[0]:.4f}")
+    parts += [f"{status.pruned} pruned", f"{status.failed} failed"]
+    left = status.seconds_left()
+    if left is not None:
+        parts.append(f"about {duration(left)} left")
+    return " · ".join(parts)
+
+
+def _row(running: RunningTrial) -> tuple[Text, Text, Text, Text]:
+    name = f"#{running.number}" if running.number >= 0 else "base"
+    if running.attempt > 1:
+        name += f" attempt {running.attempt}"
+    step = f"step {running.step}" if running.step is not None else "starting"
+    value = f"{running.value:.4f}" if running.value is not None else ""
+    elapsed = duration(time.monotonic() - running.since)
+    return Text(name, style="bold"), Text(running.label), Text(f"{step}  {value}"), Text(elapsed)
+
+
+def duration(seconds: float) -> str:
+    """Return ``seconds`` as people say it: 45 s, 3 min, 2 h 10 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,82 @@
+"""What a study remembers of the run that made it, and whether a later run fits it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna import Study
+from pydantic import BaseModel
+
+from hpo.errors import InputError
+
+RECORD = "hpo"
+"""The study's user attribute that holds its record."""
+
+
+class StudyRecord(BaseModel):
+    """What a study was made with.
+
+    Attributes:
+        objective: The objective's reference; ``None`` if it has no importable name.
+        options: The objective's options.
+        seed: The seed that splits and trials of this study use.
+        directory: Where logs, checkpoints and models are.
+    """
+
+    objective: str | None
+    options: dict[str, Any] | None
+    seed: int
+    directory: str
+
+    @classmethod
+    def of(cls, study: Study) -> StudyRecord:
+        """Return the record of a study that has one."""
+        return cls.model_validate(study.user_attrs[RECORD])
+
+    def settle(self, study: Study) -> list[str]:
+        """Record this run in a new study, or see that it fits the one that is there.
+
+        Returns:
+            What people should know about the differences that do no harm.
+
+        Raises:
+            InputError: The run would mix two objectives or two search spaces in one study.
+        """
+        if RECORD not in study.user_attrs:
+            study.set_user_attr(RECORD, self.model_dump())
+            return []
+        old = StudyRecord.of(study)
+        if old.objective != self.objective:
+            raise InputError(
+                f"study {study.study_name!r} was made with the objective {old.objective}, not "
+                f"{self.objective}; its trials would not compare: use --study NEW."
+            )
+        changes = _differences(old.options or {}, self.options or {})
+        if changes:
+            raise InputError(
+                f"study {study.study_name!r} was made with other settings: {'; '.join(changes)}. "
+                "Its trials would not compare: go back to those settings, or use --study NEW."
+            )
+        notes = []
+        if old.seed != self.seed:
+            notes.append(
+                f"the study keeps its seed {old.seed} (--seed {self.seed} is for new ones)"
+            )
+        if old.directory != self.directory:
+            notes.append(f"the study moves from {old.directory} to {self.directory}")
+            study.set_user_attr(
+                RECORD, old.model_copy(update={"directory": self.directory}).model_dump()
+            )
+        return notes
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Say where two JSON objects differ, one entry a leaf."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key} was {before!r}, now {after!r}")
+    return found

@@ -1,0 +1,69 @@
+"""Keeping the weights of the best trials, and nothing else.
+
+Every trial has a directory for its checkpoints and its model. When it has ended, the directory
+stays only while the trial is among the best.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from optuna import Study
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+MODEL = "model"
+"""The user attribute of a trial that says where its weights were written."""
+
+
+class Retention:
+    """Decides which trials' directories stay.
+
+    Args:
+        study: Optuna's study.
+        directory: The study's directory.
+        keep: How many trials' directories to keep; with several directions it is the Pareto front
+            that is kept.
+    """
+
+    def __init__(self, study: Study, directory: Path, keep: int) -> None:
+        self._study = study
+        self._trials = directory / "trials"
+        self._keep = keep
+        self._several = len(study.directions) > 1
+        self._sign = -1.0 if study.directions[0] is StudyDirection.MAXIMIZE else 1.0
+        self._kept = [
+            self._rank(trial)
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if self.directory_of(trial.number).is_dir()
+        ]
+
+    def directory_of(self, number: int) -> Path:
+        """Return where trial ``number`` keeps its checkpoints and its model."""
+        return self._trials / str(number)
+
+    def after(self, trial: FrozenTrial) -> None:
+        """Drop what is not worth keeping, now that ``trial`` has ended."""
+        directory = self.directory_of(trial.number)
+        if not directory.is_dir():
+            return
+        if trial.state is not TrialState.COMPLETE or not any(directory.iterdir()):
+            shutil.rmtree(directory)
+            return
+        self._kept.append(self._rank(trial))
+        if self._several:
+            front = {best.number for best in self._study.best_trials}
+            self._kept.sort(key=lambda rank: rank[1] not in front)
+            keep = len(front)
+        else:
+            self._kept.sort()
+            keep = self._keep
+        for _, number in self._kept[keep:]:
+            shutil.rmtree(self.directory_of(number), ignore_errors=True)
+        del self._kept[keep:]
+
+    def _rank(self, trial: FrozenTrial) -> tuple[float, int]:
+        """Return a key that sorts the best first, the older of equals before the younger."""
+        value = trial.values[0] if trial.values else float("inf")
+        return self._sign * value, trial.number

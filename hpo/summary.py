@@ -1,0 +1,134 @@
+"""The end of a run: the best model in its place, and what to tell people about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.coordinator import BASELINES
+from hpo.retention import MODEL
+from hpo.settings import Settings
+from hpo.status import Status
+from storage import mask_url
+
+BEST = "best"
+"""Name of the best model's directory in the study's directory."""
+
+
+def best_trial(study: Study) -> FrozenTrial | None:
+    """Return the best completed trial; ``None`` if there is none, or several directions."""
+    if len(study.directions) > 1:
+        return None
+    try:
+        return study.best_trial
+    except ValueError:  # Optuna's way to say that no trial has completed (or is feasible)
+        return None
+
+
+def publish_best(study: Study, directory: Path) -> Path | None:
+    """Copy the best trial's model to ``directory``/best.
+
+    The old one stays until the new one is whole.
+
+    Returns:
+        Where the model is; ``None`` if the best trial left none.
+    """
+    trial = best_trial(study)
+    model = trial.user_attrs.get(MODEL) if trial is not None else None
+    if not isinstance(model, str) or not Path(model).is_dir():
+        return None
+    best, incoming, outgoing = (directory / (BEST + suffix) for suffix in ("", ".new", ".old"))
+    shutil.rmtree(incoming, ignore_errors=True)
+    shutil.rmtree(outgoing, ignore_errors=True)
+    shutil.copytree(model, incoming)
+    if best.exists():
+        best.rename(outgoing)
+    incoming.rename(best)
+    shutil.rmtree(outgoing, ignore_errors=True)
+    return best
+
+
+def summary(study: Study, status: Status, settings: Settings, model: Path | None) -> list[str]:
+    """Return what to say at the end, line by line."""
+    counts = f"{status.complete} complete · {status.pruned} pruned · {status.failed} failed"
+    lines = ["", f"done  {status.finished} of {status.target} trials · {counts}"]
+    if len(study.directions) > 1:
+        lines += [f"front {len(study.best_trials)} trials that none beats in every direction"]
+        lines += [f"      {describe(trial)}" for trial in study.best_trials]
+    elif (trial := best_trial(study)) is not None:
+        lines += [f"best  {describe(trial)}"]
+        lines += _against_baseline(trial, status)
+    else:
+        lines += ["best  none yet: no trial has completed"]
+    if model is not None:
+        lines += [
+            f"model {_short(model)}",
+            "      from sentence_transformers import SentenceTransformer",
+            f'      model = SentenceTransformer("{_short(model)}")',
+        ]
+    url = mask_url(settings.storage)
+    chosen = "" if settings.storage == "sqlite:///hpo.db" else f" --storage {url}"
+    lines += [
+        f"watch optuna-dashboard {url}",
+        f"ask   hpo best --study {study.study_name}{chosen}",
+    ]
+    if status.finished < status.target:
+        lines += ["resume  the same command goes on where this one stopped"]
+    else:
+        lines += ["more  the same command with a larger --trials goes on from here"]
+    return lines
+
+
+def describe(trial: FrozenTrial) -> str:
+    """Say which trial with which parameters."""
+    params = " · ".join(f"{name}={value_text(value)}" for name, value in trial.params.items())
+    values = ", ".join(f"{value:.4f}" for value in trial.values or ())
+    return f"trial {trial.number} · {values} · {params}"
+
+
+def value_text(value: Any) -> str:
+    """Return a parameter's value in a form that reads well and is exact to three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _against_baseline(trial: FrozenTrial, status: Status) -> list[str]:
+    metric = status.metric or "value"
+    if status.baseline is None:
+        return [f"      {metric} {trial.value:.4f}"]
+    value, name = status.baseline
+    gain = status.gain()
+    return [f"      {metric} {trial.value:.4f} ({name} untuned {value:.4f}, {gain:+.4f})"]
+
+
+def _short(path: Path) -> str:
+    """Return ``path`` from the current directory if it lies in it."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def trial_row(trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial as one flat JSON object, for ``hpo best --json`` and ``hpo trials --json``."""
+    attempts = trial.user_attrs.get("attempts", [])
+    metrics: Mapping[str, Any] = trial.user_attrs.get("metrics", {})
+    return {
+        "number": trial.number,
+        "state": trial.state.name.lower(),
+        "values": trial.values,
+        "params": trial.params,
+        "metrics": metrics,
+        "seconds": trial.duration.total_seconds() if trial.duration is not None else None,
+        "attempts": len(attempts),
+        "cause": attempts[-1].get("cause") if attempts else None,
+        "model": trial.user_attrs.get(MODEL) if trial.state is TrialState.COMPLETE else None,
+    }
+
+
+def baselines_of(study: Study) -> list[dict[str, Any]]:
+    """Return the scores of untuned models that a study holds."""
+    records: list[dict[str, Any]] = study.user_attrs.get(BASELINES, [])
+    return records
