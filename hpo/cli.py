@@ -83,12 +83,16 @@ def run(
     ] = None,
     direction: Annotated[
         list[str] | None,
-        typer.Option(help="minimize or maximize, once for each value the objective returns."),
+        typer.Option(
+            metavar="DIRECTION",
+            help="minimize or maximize, once for each value the objective returns.",
+        ),
     ] = None,
     space: Annotated[
         list[str] | None,
         typer.Option(
-            help="Change the space: NAME=LOW..HIGH, NAME=A,B,C or NAME=VALUE. Repeatable."
+            metavar="CHANGE",
+            help="Change the space: NAME=LOW..HIGH, NAME=A,B,C or NAME=VALUE. Repeatable.",
         ),
     ] = None,
     config: Annotated[
@@ -163,6 +167,7 @@ def best(
     with _errors():
         from hpo.errors import InputError
         from hpo.summary import baselines_of, best_trial, describe, trial_row
+        from hpo.text import score
 
         found = _load(study, storage)
         trials = found.best_trials if len(found.directions) > 1 else [best_trial(found)]
@@ -178,15 +183,12 @@ def best(
             print(describe(trial))
             row = trial_row(trial)
             for name, value in row["metrics"].items():
-                print(
-                    f"  {name}: {value:.4f}" if isinstance(value, float) else f"  {name}: {value}"
-                )
+                print(f"  {name}: {score(value) if isinstance(value, float) else value}")
             if row["model"]:
                 print(f"  model: {row['model']}")
         for record in baselines_of(found):
-            print(
-                f"untuned {', '.join(map(str, record['params'].values()))}: {record['value']:.4f}"
-            )
+            names = ", ".join(map(str, record["params"].values()))
+            print(f"untuned {names}: {score(record['value'])}")
 
 
 @app.command()

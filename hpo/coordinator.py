@@ -42,6 +42,7 @@ from hpo.protocol import (
 )
 from hpo.retention import Retention
 from hpo.status import Kind, Moment, Observer, RunningTrial, Status
+from hpo.text import parameter, score
 
 BASELINES = "baselines"
 """The study's user attribute that holds scores of untuned models."""
@@ -282,7 +283,8 @@ class Coordinator:
             attempt.handle = self._executor.submit(task)
             subject.save()
             view = RunningTrial(subject.number, subject.label, len(subject.attempts))
-            self._note("start", f"trial {subject.number} starts · {subject.label}", view.attempt)
+            what = f" · {subject.label}" if subject.label else ""
+            self._note("start", f"trial {subject.number} starts{what}", view.attempt)
         else:
             subject.attempts += 1
             attempt = Attempt.new(BASELINE_TRIAL, subject.attempts)
@@ -372,7 +374,9 @@ class Coordinator:
         self._executor.reply(event.attempt, Verdict(step=event.step, prune=prune))
         running.view.step, running.view.value = event.step, event.value
         verdict = " · to be pruned" if prune else ""
-        self._note("report", f"trial {live.number} step {event.step}: {event.value:.4f}{verdict}")
+        self._note(
+            "report", f"trial {live.number} step {event.step}: {score(event.value)}{verdict}"
+        )
 
     def _attempt_failed(self, live: LiveTrial, attempt: Attempt, event: Failed) -> None:
         if event.cause is Cause.STOPPED:
@@ -394,13 +398,13 @@ class Coordinator:
             frozen = self.study.tell(live.trial, list(attempt.values))
             self.status.complete += 1
             self._compare(frozen)
-            values = ", ".join(f"{value:.4f}" for value in attempt.values)
+            values = ", ".join(score(value) for value in attempt.values)
             best = " · best so far" if self._is_best(live.number) else ""
             self._note("complete", f"trial {live.number} {values}{best} · {live.label}")
         else:
             frozen = self.study.tell(live.trial, state=TrialState.PRUNED)
             self.status.pruned += 1
-            value = f" at {frozen.value:.4f}" if frozen.value is not None else ""
+            value = f" at {score(frozen.value)}" if frozen.value is not None else ""
             self._note("pruned", f"trial {live.number} pruned{value} · {live.label}")
         self._errors_in_a_row = 0
         self._retention.after(frozen)
@@ -449,7 +453,7 @@ class Coordinator:
                 records = [*self.study.user_attrs.get(BASELINES, []), record]
                 self.study.set_user_attr(BASELINES, records)
                 self._compare_baseline(event.values[0], baseline.label)
-                self._note("baseline", f"{baseline.label}, untuned: {event.values[0]:.4f}")
+                self._note("baseline", f"{baseline.label}, untuned: {score(event.values[0])}")
             case Failed():
                 self._forget(event.attempt)
                 if event.cause.is_infrastructure and baseline.retries < self._plan.retries:
@@ -495,8 +499,4 @@ class Coordinator:
 
 def default_label(params: dict[str, Any]) -> str:
     """Describe ``params`` in one short line."""
-    parts = [
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in params.items()
-    ]
-    return " · ".join(parts)
+    return " · ".join(f"{name} {parameter(value)}" for name, value in params.items())

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo.status import Moment, Observer, RunningTrial, Status
+from hpo.text import duration, score
 
-TRACEBACK_INDENT = "    "
+DETAIL_INDENT = "    "
 
 
 def make_progress(stream: TextIO | None = None) -> Observer:
@@ -39,7 +40,7 @@ class PlainProgress:
         """Print ``moment``."""
         print(f"[{status.finished:>3}/{status.target}] {moment.text}", file=self._stream)
         for line in moment.detail.splitlines():
-            print(TRACEBACK_INDENT + line, file=self._stream)
+            print(DETAIL_INDENT + line, file=self._stream)
         self._stream.flush()
 
     def tick(self, status: Status) -> None:
@@ -68,7 +69,7 @@ class LiveProgress:
             style = "red" if moment.kind == "failed" else None
             self._console.print(Text(moment.text, style=style or ""))
             for line in moment.detail.splitlines():
-                self._console.print(Text(TRACEBACK_INDENT + line, style="dim"))
+                self._console.print(Text(DETAIL_INDENT + line, style="dim"))
         self.tick(status)
 
     def tick(self, status: Status) -> None:
@@ -101,9 +102,9 @@ def headline(status: Status) -> str:
         value, number = status.best
         gain = status.gain()
         beyond = f" ({gain:+.4f})" if gain is not None else ""
-        parts.append(f"best {value:.4f}{beyond} trial {number}")
+        parts.append(f"best {score(value)}{beyond} trial {number}")
     elif status.baseline is not None:
-        parts.append(f"untuned {status.baseline[0]:.4f}")
+        parts.append(f"untuned {score(status.baseline[0])}")
     parts += [f"{status.pruned} pruned", f"{status.failed} failed"]
     left = status.seconds_left()
     if left is not None:
@@ -116,16 +117,6 @@ def _row(running: RunningTrial) -> tuple[Text, Text, Text, Text]:
     if running.attempt > 1:
         name += f" attempt {running.attempt}"
     step = f"step {running.step}" if running.step is not None else "starting"
-    value = f"{running.value:.4f}" if running.value is not None else ""
+    value = score(running.value) if running.value is not None else ""
     elapsed = duration(time.monotonic() - running.since)
     return Text(name, style="bold"), Text(running.label), Text(f"{step}  {value}"), Text(elapsed)
-
-
-def duration(seconds: float) -> str:
-    """Return ``seconds`` as people say it: 45 s, 3 min, 2 h 10 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"

@@ -164,6 +164,8 @@ def name_of(settings: Settings, objective: Objective) -> str:
     if settings.study is not None:
         return settings.study
     name = getattr(objective, "study_name", None) or getattr(objective, "__name__", None)
+    if name == "objective":  # what most are called: the module says more
+        name = objective.__module__.rpartition(".")[2].replace("__main__", "study")
     words = "".join(c if c.isalnum() or c in "._-" else "-" for c in str(name or "study"))
     return words.strip("-._") or "study"
 

@@ -15,6 +15,7 @@ from hpo.coordinator import BASELINES
 from hpo.retention import MODEL
 from hpo.settings import Settings
 from hpo.status import Status
+from hpo.text import parameter, score
 from storage import mask_url
 
 BEST = "best"
@@ -87,23 +88,19 @@ def summary(study: Study, status: Status, settings: Settings, model: Path | None
 
 def describe(trial: FrozenTrial) -> str:
     """Say which trial with which parameters."""
-    params = " · ".join(f"{name}={value_text(value)}" for name, value in trial.params.items())
-    values = ", ".join(f"{value:.4f}" for value in trial.values or ())
+    params = " · ".join(f"{name}={parameter(value)}" for name, value in trial.params.items())
+    values = ", ".join(score(value) for value in trial.values or ())
     return f"trial {trial.number} · {values} · {params}"
-
-
-def value_text(value: Any) -> str:
-    """Return a parameter's value in a form that reads well and is exact to three digits."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _against_baseline(trial: FrozenTrial, status: Status) -> list[str]:
     metric = status.metric or "value"
-    if status.baseline is None:
-        return [f"      {metric} {trial.value:.4f}"]
-    value, name = status.baseline
-    gain = status.gain()
-    return [f"      {metric} {trial.value:.4f} ({name} untuned {value:.4f}, {gain:+.4f})"]
+    assert trial.value is not None  # a completed trial of one direction has one
+    said = f"      {metric} {score(trial.value)}"
+    if status.baseline is not None:
+        value, name = status.baseline
+        said += f" ({name} untuned {score(value)}, {status.gain():+.4f})"
+    return [said]
 
 
 def _short(path: Path) -> str:
