@@ -145,7 +145,7 @@ def run(
 
         chosen, spec = objective_of(settings)
         if dry_run:
-            from hpo.plan import describe_plan
+            from hpo.dry_run import describe_plan
 
             for line in describe_plan(chosen, settings):
                 print(line)
@@ -254,7 +254,7 @@ def _overrides(texts: list[str]) -> dict[str, Any]:
     from hpo.protocol import ObjectiveSpec
 
     parse: Callable[[str], Any] = load_objective(
-        ObjectiveSpec(reference="objectives:parse_override")
+        ObjectiveSpec(reference="objectives.space:parse_override")
     )
     try:
         return dict(parse(text) for text in texts)

@@ -11,33 +11,30 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from optuna import Study
-from optuna.distributions import CategoricalDistribution, distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hpo.attempts import Attempt, LiveTrial, now, trial_seed
+from hpo.attempts import Attempt, LiveTrial
 from hpo.errors import StudyStoppedError
 from hpo.executors import Executor
 from hpo.objective import Objective
+from hpo.plan import Plan
 from hpo.protocol import (
     BASELINE_TRIAL,
     AnyEvent,
     Cause,
+    Direction,
     Done,
     Failed,
-    ObjectiveSpec,
-    Param,
     Report,
     SetAttr,
     Started,
     Suggest,
-    Task,
     Verdict,
 )
 from hpo.retention import Retention
@@ -52,35 +49,6 @@ ERRORS_IN_A_ROW = 3
 
 TICK_SECONDS = 0.5
 """How long the loop waits for an event before it looks at clocks and signals."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a study is to do.
-
-    Attributes:
-        study: Its name.
-        trials: Finished trials to reach, over all runs.
-        spec: How workers find the objective; ``None`` if only this process can.
-        directory: Where logs, checkpoints and models go.
-        seed: The study's seed.
-        timeout: Seconds after which no new trial starts; ``None`` for no limit.
-        retries: Further attempts for a trial that the infrastructure lost.
-        max_failures: So many failed trials stop the study.
-        keep: How many of the best trials keep their directory.
-        data: What the objective's ``prepare`` wrote for trials.
-    """
-
-    study: str
-    trials: int
-    spec: ObjectiveSpec
-    directory: Path
-    seed: int
-    timeout: float | None = None
-    retries: int = 3
-    max_failures: int = 20
-    keep: int = 3
-    data: Path | None = None
 
 
 @dataclass
@@ -100,7 +68,6 @@ class _Running:
     subject: LiveTrial | _Baseline
     view: RunningTrial
     sequence: int = -1
-    attrs: dict[str, Any] = field(default_factory=dict)
 
 
 class Coordinator:
@@ -130,7 +97,7 @@ class Coordinator:
         self._executor = executor
         self._plan = plan
         self._observers = list(observers)
-        self._directions: tuple[Literal["minimize", "maximize"], ...] = tuple(
+        self._directions: tuple[Direction, ...] = tuple(
             "maximize" if each.name == "MAXIMIZE" else "minimize" for each in study.directions
         )
         self._running: dict[str, _Running] = {}
@@ -141,7 +108,7 @@ class Coordinator:
         """Why no further trials start before the target; empty while they do."""
         self._interrupted = False
         self._fatal = ""
-        self._retention = Retention(study, plan.directory, plan.keep)
+        self._retention = Retention(study, plan.trials_directory, plan.keep)
         self.status = Status(
             study=plan.study,
             metric=getattr(objective, "metric_name", None),
@@ -279,7 +246,7 @@ class Coordinator:
             if not subject.label and not self._sample(subject):
                 return
             attempt = subject.begin()
-            task = self._task(subject, attempt)
+            task = self._plan.trial_task(subject, attempt, self._directions)
             attempt.handle = self._executor.submit(task)
             subject.save()
             view = RunningTrial(subject.number, subject.label, len(subject.attempts))
@@ -288,53 +255,10 @@ class Coordinator:
         else:
             subject.attempts += 1
             attempt = Attempt.new(BASELINE_TRIAL, subject.attempts)
-            self._executor.submit(self._baseline_task(subject, attempt))
+            self._executor.submit(self._plan.baseline_task(subject.params, attempt))
             view = RunningTrial(BASELINE_TRIAL, subject.label, subject.attempts)
         self._running[attempt.id] = _Running(subject, view)
         self.status.running[attempt.id] = view
-
-    def _task(self, live: LiveTrial, attempt: Attempt) -> Task:
-        start = live.trial.datetime_start
-        return Task(
-            attempt=attempt.id,
-            study=self._plan.study,
-            number=live.number,
-            objective=self._plan.spec,
-            params=live.params(),
-            user_attrs=live.trial.user_attrs,
-            constraints=live.trial.constraints,
-            directions=self._directions,
-            created=start.isoformat() if start is not None else now(),
-            seed=trial_seed(self._plan.seed, live.number),
-            directory=str(self._retention.directory_of(live.number)),
-            resume=len(live.attempts) > 1,
-            data=str(self._plan.data) if self._plan.data is not None else None,
-            log=str(self._log(f"trial-{live.number:04d}-attempt-{len(live.attempts)}")),
-        )
-
-    def _baseline_task(self, baseline: _Baseline, attempt: Attempt) -> Task:
-        params = {
-            name: Param(
-                distribution=distribution_to_json(CategoricalDistribution([value])), value=0
-            )
-            for name, value in baseline.params.items()
-        }
-        return Task(
-            attempt=attempt.id,
-            study=self._plan.study,
-            number=BASELINE_TRIAL,
-            method="baseline",
-            objective=self._plan.spec,
-            params=params,
-            created=attempt.start,
-            seed=self._plan.seed,
-            directory=str(self._plan.directory / "baselines"),
-            data=str(self._plan.data) if self._plan.data is not None else None,
-            log=str(self._log(f"baseline-{attempt.id}")),
-        )
-
-    def _log(self, name: str) -> Path:
-        return self._plan.directory / "logs" / f"{name}.log"
 
     # Events.
 

@@ -1,66 +1,95 @@
-"""``--dry-run``: what a run would do, said before anything is done."""
+"""What a study is to do, and the tasks that follow from it."""
 
 from __future__ import annotations
 
-import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hpo.errors import InputError
-from hpo.executors.local import machine_slots
-from hpo.objective import Objective
-from hpo.sampling import make_pruner, make_sampler
-from hpo.settings import Settings
-from hpo.study import directions_of, name_of
-from storage import mask_url
+from optuna.distributions import CategoricalDistribution, distribution_to_json
+
+from hpo.attempts import Attempt, LiveTrial, trial_seed
+from hpo.protocol import BASELINE_TRIAL, Direction, ObjectiveSpec, Param, Task
 
 
-def describe_plan(objective: Objective, settings: Settings) -> list[str]:
-    """Return the plan of a run, line by line. Writes nothing that stays.
+@dataclass(frozen=True)
+class Plan:
+    """What a study is to do.
 
-    Raises:
-        InputError: A setting or the data cannot be used.
+    Attributes:
+        study: Its name.
+        trials: Finished trials to reach, over all runs.
+        spec: How workers find the objective; ``None`` if only this process can.
+        directory: Where logs, checkpoints and models go.
+        seed: The study's seed.
+        timeout: Seconds after which no new trial starts; ``None`` for no limit.
+        retries: Further attempts for a trial that the infrastructure lost.
+        max_failures: So many failed trials stop the study.
+        keep: How many of the best trials keep their directory.
+        data: What the objective's ``prepare`` wrote for trials.
     """
-    make_sampler(settings.sampler, settings.seed)
-    make_pruner(settings.pruner)
-    name = name_of(settings, objective)
-    lines = [f"study    {name} in {mask_url(settings.storage)}"]
-    prepare = getattr(objective, "prepare", None)
-    if prepare is not None:
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                objective, said = prepare(Path(scratch), settings.seed)
-            except ValueError as error:
-                raise InputError(str(error)) from error
-        lines += said
-    aim = ", ".join(directions_of(settings, objective))
-    lines += [
-        f"trials   {settings.trials} finished (completed or pruned), {aim} "
-        f"{getattr(objective, 'metric_name', 'the objective')}",
-        f"sampler  {settings.sampler}, pruner {settings.pruner}, seed {settings.seed}",
-        f"budget   {_limit(settings.timeout)}, at most {settings.max_failures} failed trials, "
-        f"{settings.retries} further attempts for a lost worker",
-    ]
-    describe = getattr(objective, "describe", None)
-    if describe is not None:
-        lines += ["space"] + [f"  {line}" for line in describe()]
-    lines += _workers(settings)
-    directory = settings.out / name
-    lines += [f"files    {directory}/ (logs, trials, best)", "nothing was started (--dry-run)"]
-    return lines
 
+    study: str
+    trials: int
+    spec: ObjectiveSpec
+    directory: Path
+    seed: int
+    timeout: float | None = None
+    retries: int = 3
+    max_failures: int = 20
+    keep: int = 3
+    data: Path | None = None
 
-def _limit(timeout: float | None) -> str:
-    return "no time limit" if timeout is None else f"no new trial after {timeout:,.0f} s"
+    @property
+    def trials_directory(self) -> Path:
+        """Where every trial has a directory for its checkpoints and its model."""
+        return self.directory / "trials"
 
+    def trial_task(
+        self, live: LiveTrial, attempt: Attempt, directions: tuple[Direction, ...]
+    ) -> Task:
+        """Return the task of a trial's newest attempt."""
+        start = live.trial.datetime_start
+        return Task(
+            attempt=attempt.id,
+            study=self.study,
+            number=live.number,
+            objective=self.spec,
+            params=live.params(),
+            user_attrs=live.trial.user_attrs,
+            constraints=live.trial.constraints,
+            directions=directions,
+            created=start.isoformat() if start is not None else attempt.start,
+            seed=trial_seed(self.seed, live.number),
+            directory=str(self.trials_directory / str(live.number)),
+            resume=len(live.attempts) > 1,
+            data=self._data(),
+            log=self._log(f"trial-{live.number:04d}-attempt-{len(live.attempts)}"),
+        )
 
-def _workers(settings: Settings) -> list[str]:
-    if settings.executor == "inline":
-        return ["workers  one, in this process"]
-    slots = machine_slots(settings.workers)
-    lines = [f"workers  {len(slots)} on this machine"]
-    lines += [
-        f"  worker {slot.index}: "
-        + (f"GPU {slot.gpu}" if slot.gpu is not None else f"CPU, {slot.threads} thread(s)")
-        for slot in slots
-    ]
-    return lines
+    def baseline_task(self, params: dict[str, Any], attempt: Attempt) -> Task:
+        """Return the task that scores a baseline: parameters are given, not sampled."""
+        return Task(
+            attempt=attempt.id,
+            study=self.study,
+            number=BASELINE_TRIAL,
+            method="baseline",
+            objective=self.spec,
+            params={
+                name: Param(
+                    distribution=distribution_to_json(CategoricalDistribution([value])), value=0
+                )
+                for name, value in params.items()
+            },
+            created=attempt.start,
+            seed=self.seed,
+            directory=str(self.directory / "baselines"),
+            data=self._data(),
+            log=self._log(f"baseline-{attempt.id}"),
+        )
+
+    def _data(self) -> str | None:
+        return str(self.data) if self.data is not None else None
+
+    def _log(self, name: str) -> str:
+        return str(self.directory / "logs" / f"{name}.log")

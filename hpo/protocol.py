@@ -24,6 +24,9 @@ ATTEMPTS = "attempts"
 """The user attribute of a trial that lists its attempts; an objective may not set it."""
 
 
+Direction = Literal["minimize", "maximize"]
+
+
 class ProtocolError(ValueError):
     """A message that is not one of ours, or of another version of the protocol."""
 
@@ -109,7 +112,7 @@ class Task(Message):
     params: dict[str, Param] = {}
     user_attrs: dict[str, Any] = {}
     constraints: dict[str, float] = {}
-    directions: tuple[Literal["minimize", "maximize"], ...] = ("maximize",)
+    directions: tuple[Direction, ...] = ("maximize",)
     created: str
     seed: int
     directory: str

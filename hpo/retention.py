@@ -22,30 +22,26 @@ class Retention:
 
     Args:
         study: Optuna's study.
-        directory: The study's directory.
+        trials: The directory that holds the trials' directories.
         keep: How many trials' directories to keep; with several directions it is the Pareto front
             that is kept.
     """
 
-    def __init__(self, study: Study, directory: Path, keep: int) -> None:
+    def __init__(self, study: Study, trials: Path, keep: int) -> None:
         self._study = study
-        self._trials = directory / "trials"
+        self._trials = trials
         self._keep = keep
         self._several = len(study.directions) > 1
         self._sign = -1.0 if study.directions[0] is StudyDirection.MAXIMIZE else 1.0
         self._kept = [
             self._rank(trial)
             for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            if self.directory_of(trial.number).is_dir()
+            if self._directory_of(trial.number).is_dir()
         ]
-
-    def directory_of(self, number: int) -> Path:
-        """Return where trial ``number`` keeps its checkpoints and its model."""
-        return self._trials / str(number)
 
     def after(self, trial: FrozenTrial) -> None:
         """Drop what is not worth keeping, now that ``trial`` has ended."""
-        directory = self.directory_of(trial.number)
+        directory = self._directory_of(trial.number)
         if not directory.is_dir():
             return
         if trial.state is not TrialState.COMPLETE or not any(directory.iterdir()):
@@ -60,8 +56,11 @@ class Retention:
             self._kept.sort()
             keep = self._keep
         for _, number in self._kept[keep:]:
-            shutil.rmtree(self.directory_of(number), ignore_errors=True)
+            shutil.rmtree(self._directory_of(number), ignore_errors=True)
         del self._kept[keep:]
+
+    def _directory_of(self, number: int) -> Path:
+        return self._trials / str(number)
 
     def _rank(self, trial: FrozenTrial) -> tuple[float, int]:
         """Return a key that sorts the best first, the older of equals before the younger."""

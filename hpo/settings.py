@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from hpo.errors import InputError
+from hpo.protocol import Direction
 
 CONFIG_FILE = "sweep.toml"
 """Read from the current directory if it is there and no other is named."""
@@ -65,7 +66,6 @@ def _study_name(name: str) -> str:
     return name
 
 
-Direction = Literal["minimize", "maximize"]
 Names = Annotated[tuple[str, ...], BeforeValidator(_several)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0, allow_inf_nan=False)]
 

@@ -21,16 +21,17 @@ from typing import Any, Literal
 import optuna
 from optuna import Study
 
-from hpo.coordinator import Coordinator, Plan
+from hpo.coordinator import Coordinator
 from hpo.errors import InputError
 from hpo.executors import Executor
 from hpo.executors.inline import InlineExecutor
 from hpo.executors.local import LocalExecutor
 from hpo.objective import Objective, load_objective, spec_of, spec_of_reference
-from hpo.protocol import ObjectiveSpec
+from hpo.plan import Plan
+from hpo.protocol import Direction, ObjectiveSpec
 from hpo.record import StudyRecord
 from hpo.sampling import make_pruner, make_sampler
-from hpo.settings import Direction, Settings, check
+from hpo.settings import Settings, check
 from hpo.status import Observer, Status
 from hpo.summary import publish_best, summary
 from storage import mask_url, open_storage, own_study

@@ -13,12 +13,13 @@ from optuna.trial import TrialState
 
 import hpo
 from hpo.attempts import read_attempts, trial_seed
-from hpo.coordinator import BASELINES, Coordinator, Plan
+from hpo.coordinator import BASELINES, Coordinator
 from hpo.errors import StudyStoppedError
 from hpo.executors import Executor, Handle
 from hpo.executors.inline import InlineExecutor
 from hpo.executors.local import LocalExecutor
 from hpo.objective import load_objective
+from hpo.plan import Plan
 from hpo.protocol import AnyEvent, AnyReply, Cause, Done, Failed, ObjectiveSpec, Report, Task
 from tests.hpo import sample_objectives
 from tests.hpo.support import Watcher
