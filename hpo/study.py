@@ -20,9 +20,10 @@ from typing import Any, Literal
 
 import optuna
 from optuna import Study
+from optuna.exceptions import StorageInternalError
 
 from hpo.coordinator import Coordinator
-from hpo.errors import InputError
+from hpo.errors import InputError, StudyStoppedError
 from hpo.executors import Executor
 from hpo.executors.inline import InlineExecutor
 from hpo.executors.local import LocalExecutor
@@ -229,17 +230,34 @@ def run_study(
             data=directory / "data" if hasattr(prepared, "prepare") else None,
         )
         coordinator = Coordinator(study, storage, prepared, executor, plan, observers)
-        try:
-            with _signals(coordinator):
-                coordinator.run()
-        finally:
-            for observer in observers:
-                observer.close()
-            published = publish_best(study, directory)
-            if observers:
-                for line in summary(study, coordinator.status, settings, published):
-                    say(line)
+        stopped = _run(coordinator, observers, settings)
+        published = publish_best(study, directory)
+        if observers:
+            for line in summary(study, coordinator.status, settings, published):
+                say(line)
+        if stopped is not None:
+            raise stopped
         return Outcome(study, coordinator.status, coordinator.ended_early)
+
+
+def _run(
+    coordinator: Coordinator, observers: Sequence[Observer], settings: Settings
+) -> StudyStoppedError | None:
+    """Run the loop; return what stopped it short, if there is still something to sum up."""
+    try:
+        with _signals(coordinator):
+            coordinator.run()
+    except StudyStoppedError as error:
+        return error
+    except StorageInternalError as error:
+        raise StudyStoppedError(
+            f"the database {mask_url(settings.storage)} failed: {error.__cause__ or error}; "
+            "when it is back, the same command goes on where this one stopped."
+        ) from error
+    finally:
+        for observer in observers:
+            observer.close()
+    return None
 
 
 def _refuse_nested_run() -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from hpo.errors import StudyStoppedError
 from hpo.protocol import AnyEvent, AnyReply, Task
 
 Handle = dict[str, Any]
 """What an executor needs to find an attempt again, as JSON."""
 
 
-class ExecutorError(RuntimeError):
+class ExecutorError(StudyStoppedError):
     """The executor cannot run anything, for a reason that no retry mends."""
 
 

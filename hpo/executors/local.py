@@ -13,6 +13,7 @@ import multiprocessing.connection
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -23,7 +24,7 @@ from typing import Any
 import psutil
 
 from hpo.executors import ExecutorError, Handle
-from hpo.executors.local_worker import READY, REPLY, TASK, worker_main
+from hpo.executors.local_worker import QUIT, READY, REPLY, TASK, worker_main
 from hpo.protocol import AnyEvent, AnyReply, Cause, Failed, Task, decode_event, encode
 from hpo.worker import log_tail
 
@@ -32,6 +33,9 @@ WORKER_MEMORY_BYTES = 3 << 30
 
 START_ATTEMPTS = 3
 """How often in a row a worker may die before it is ready; then something is wrong for good."""
+
+QUIT_SECONDS = 3.0
+"""How long idle workers get to end by themselves, all together, before they are killed."""
 
 
 @dataclass(frozen=True)
@@ -233,10 +237,16 @@ class LocalExecutor:
             worker.process.kill()
 
     def close(self) -> None:
-        """Kill all workers."""
+        """End all workers: an idle one by itself, one that runs an attempt at once."""
         for worker in self._workers:
+            if worker.task is None:
+                self._send(worker, QUIT)
+            else:
+                worker.process.kill()
+        deadline = time.monotonic() + QUIT_SECONDS
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
             worker.process.kill()
-        for worker in self._workers:
             worker.process.join()
             worker.connection.close()
         self._workers = []

@@ -23,13 +23,14 @@ from hpo.worker import output_to, run_attempt
 READY = b"ready"
 TASK = b"T"
 REPLY = b"R"
+QUIT = b"Q"
 """A message to a worker begins with one of these: a late reply is never taken for a task."""
 
 
 def worker_main(
     connection: Connection, index: int, threads: int, gpu: str | None, log: str
 ) -> None:
-    """Run the tasks that arrive until the coordinator closes the line.
+    """Run the tasks that arrive until the coordinator says QUIT or closes the line.
 
     Args:
         connection: The line to the coordinator.
@@ -49,6 +50,8 @@ def worker_main(
         connection.send_bytes(READY)
         while True:
             data = inbox.get()
+            if data == QUIT:
+                return
             if not data.startswith(TASK):
                 continue  # a reply to an attempt that has ended
             task = decode_task(data[len(TASK) :])
