@@ -1,0 +1,23 @@
+"""The database room: open a database well, own a study, before anything else uses it.
+
+``open_storage`` returns Optuna's own ``RDBStorage``, set up for a coordinator; ``own_study`` keeps
+a second coordinator away. Importing this package is cheap: Optuna and SQLAlchemy come with the
+first call.
+"""
+
+from __future__ import annotations
+
+from storage.address import mask_url
+from storage.errors import OwnedError, Owner, StorageError
+from storage.opening import open_storage
+from storage.ownership import Ownership, own_study
+
+__all__ = [
+    "OwnedError",
+    "Owner",
+    "Ownership",
+    "StorageError",
+    "mask_url",
+    "open_storage",
+    "own_study",
+]
