@@ -116,7 +116,7 @@ def _row(running: RunningTrial) -> tuple[Text, Text, Text, Text]:
     name = f"#{running.number}" if running.number >= 0 else "base"
     if running.attempt > 1:
         name += f" attempt {running.attempt}"
-    step = f"step {running.step}" if running.step is not None else "starting"
+    step = f"step {running.step}" if running.step is not None else "running"
     value = score(running.value) if running.value is not None else ""
     elapsed = duration(time.monotonic() - running.since)
     return Text(name, style="bold"), Text(running.label), Text(f"{step}  {value}"), Text(elapsed)
