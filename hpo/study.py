@@ -35,7 +35,7 @@ from hpo.sampling import make_pruner, make_sampler
 from hpo.settings import Settings, check
 from hpo.status import Observer, Status
 from hpo.summary import publish_best, summary
-from storage import mask_url, open_storage, own_study
+from storage import create_views, mask_url, open_storage, own_study
 
 BUILT_IN = "objectives:FineTune"
 """The objective of a run that names none."""
@@ -205,6 +205,7 @@ def run_study(
         prepared, lines = _prepare(objective, directory, settings.seed)
         if prepared is not objective:
             spec = spec_of(prepared)
+        create_views(storage)
         study, notes = _open_study(storage, name, prepared, spec, settings, directory)
         executor = stack.enter_context(
             contextlib.closing(_make_executor(prepared, spec, settings, directory))

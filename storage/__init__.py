@@ -11,12 +11,14 @@ from storage.address import mask_url
 from storage.errors import OwnedError, Owner, StorageError
 from storage.opening import open_storage
 from storage.ownership import Ownership, own_study
+from storage.views import create_views
 
 __all__ = [
     "OwnedError",
     "Owner",
     "Ownership",
     "StorageError",
+    "create_views",
     "mask_url",
     "open_storage",
     "own_study",
