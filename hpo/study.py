@@ -337,9 +337,9 @@ def _open_study(
             )
     else:
         study = optuna.create_study(study_name=name, storage=storage, directions=directions)
-        metric = getattr(objective, "metric_name", None)
-        if metric is not None and len(directions) == 1:
-            study.set_metric_names([metric])
+    metric = getattr(objective, "metric_name", None)
+    if metric is not None and len(directions) == 1 and study.metric_names is None:
+        study.set_metric_names([metric])
     record = StudyRecord(
         objective=spec.reference if spec is not None else None,
         # Through JSON, as it comes back from the storage: tuples are lists there.
