@@ -1,0 +1,103 @@
+"""Scoring an encoder on labelled pairs, the same way for every trial.
+
+Each text is encoded once, however many pairs it is in; similarity is the cosine, in float64.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from objectives.encoders import has_bf16
+from objectives.metrics import roc_auc, summarise
+from objectives.pairs import Pairs
+
+Matrix = NDArray[np.float32]
+
+BATCH = {"cpu": 64, "cuda": 512}
+"""Texts a batch when encoding. On one core 32 to 256 differ by less than a tenth."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of some pairs without repeats, in the order of their first appearance.
+
+    Attributes:
+        texts: The distinct texts. Those of a prefix of the pairs are a prefix of these.
+        first: Position in ``texts`` of each pair's first text.
+        second: Position in ``texts`` of each pair's second text.
+        labels: 1 or 0 for each pair.
+    """
+
+    texts: tuple[str, ...]
+    first: tuple[int, ...]
+    second: tuple[int, ...]
+    labels: tuple[int, ...]
+
+    @classmethod
+    def of(cls, pairs: Pairs) -> Texts:
+        """Return the texts of ``pairs``."""
+        positions: dict[str, int] = {}
+        first, second = [], []
+        for one, other, _ in pairs:
+            first.append(positions.setdefault(one, len(positions)))
+            second.append(positions.setdefault(other, len(positions)))
+        return cls(tuple(positions), tuple(first), tuple(second), pairs.labels)
+
+
+def encode(model: SentenceTransformer, texts: tuple[str, ...], precise: bool) -> Matrix:
+    """Return the embeddings, shape (texts, dimension).
+
+    Args:
+        model: The encoder.
+        texts: What to encode.
+        precise: In float32, as plain ``SentenceTransformer(path).encode`` does; otherwise in
+            bfloat16
+            where the machine has it: 1.8 times as fast, but the ROC AUC of 1,500 pairs is then off
+            by up to 1e-4 (measured), which people would see.
+
+    Raises:
+        FloatingPointError: An embedding is not finite.
+    """
+    device = model.device.type
+    context: Any = contextlib.nullcontext()
+    if not precise and has_bf16(device):
+        context = torch.autocast(device, torch.bfloat16)
+    with context:
+        embeddings = model.encode(
+            list(texts),
+            batch_size=BATCH.get(device, 64),
+            show_progress_bar=False,
+            convert_to_tensor=True,
+        )
+    found: Matrix = embeddings.float().cpu().numpy()
+    if not np.isfinite(found).all():
+        raise FloatingPointError("the model's embeddings are not finite: training has diverged")
+    return found
+
+
+def similarities(embeddings: Matrix, texts: Texts) -> NDArray[np.float64]:
+    """Return the cosine of each pair, shape (pairs,); 0 where an embedding is all zeros."""
+    vectors = embeddings.astype(np.float64)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.where(norms == 0, 1, norms)
+    cosines: NDArray[np.float64] = np.einsum(
+        "ij,ij->i", vectors[list(texts.first)], vectors[list(texts.second)]
+    )
+    return cosines
+
+
+def score(embeddings: Matrix, texts: Texts) -> float:
+    """Return the ROC AUC of the pairs."""
+    return roc_auc(texts.labels, similarities(embeddings, texts))
+
+
+def measure(embeddings: Matrix, texts: Texts) -> dict[str, Any]:
+    """Return every measure of the pairs; see :func:`objectives.metrics.summarise`."""
+    return summarise(texts.labels, similarities(embeddings, texts))
