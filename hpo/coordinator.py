@@ -297,10 +297,7 @@ class Coordinator:
         prune = live.trial.should_prune()
         self._executor.reply(event.attempt, Verdict(step=event.step, prune=prune))
         running.view.step, running.view.value = event.step, event.value
-        verdict = " · to be pruned" if prune else ""
-        self._note(
-            "report", f"trial {live.number} step {event.step}: {score(event.value)}{verdict}"
-        )
+        self._note("report", f"trial {live.number} step {event.step}: {score(event.value)}")
 
     def _attempt_failed(self, live: LiveTrial, attempt: Attempt, event: Failed) -> None:
         if event.cause is Cause.STOPPED:

@@ -19,6 +19,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
 )
 
@@ -114,6 +115,11 @@ class Settings(BaseModel):
     keep: int = Field(3, gt=0)
     retries: int = Field(3, ge=0)
     max_failures: int = Field(20, gt=0)
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def source_of(self, name: str) -> str:
+        """Return where the setting ``name`` was given, for messages; its name if nowhere."""
+        return self._sources.get(name, name)
 
 
 def check(values: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> Settings:
@@ -127,7 +133,9 @@ def check(values: Mapping[str, Any], sources: Mapping[str, str] | None = None) -
         InputError: A name that is none, or a value that cannot be; it says where that came from.
     """
     try:
-        return Settings.model_validate(dict(values))
+        settings = Settings.model_validate(dict(values))
+        settings._sources.update(sources or {})
+        return settings
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
@@ -168,11 +176,11 @@ def load(
         if name != "space" and environment.get(variable):
             values[name], sources[name] = environment[variable], variable
     for name, value in flags.items():
-        if name == "space":
-            values[name] = {**values.get(name, {}), **value}
+        flag = "--" + name.replace("_", "-")
+        if name == "space" and name in values:
+            values[name], sources[name] = {**values[name], **value}, f"{sources[name]} or {flag}"
         else:
-            values[name] = value
-        sources[name] = "--" + name.replace("_", "-")
+            values[name], sources[name] = value, flag
     return check(values, sources)
 
 

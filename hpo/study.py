@@ -158,7 +158,10 @@ def objective_of(settings: Settings) -> tuple[Objective, ObjectiveSpec]:
     except InputError:
         raise
     except ValueError as error:  # the objective's own refusal of its options
-        raise InputError(str(error)) from error
+        said = str(error)
+        if said.startswith("space:"):
+            said = settings.source_of("space") + said.removeprefix("space")
+        raise InputError(said) from error
 
 
 def name_of(settings: Settings, objective: Objective) -> str:

@@ -98,7 +98,7 @@ PARAMETERS: dict[str, Parameter] = {
     ),
     "num_samples": Parameter(
         "int",
-        Choices((1000, 2000, 4000)),
+        Choices((1500, 3000, 6000)),
         "training pairs, a prefix of one fixed shuffle",
         low=1,
     ),
@@ -141,14 +141,14 @@ PARAMETERS: dict[str, Parameter] = {
     "dropout": Parameter("float", Choices((0.0, 0.1)), "of the layers that are trained", high=0.9),
     "frozen_share": Parameter(
         "float",
-        Choices((0.33, 0.67)),
+        Choices((0.33, 0.5)),
         "share of the layers, from the embeddings up, that frozen tuning leaves alone",
         high=0.95,
     ),
 }
 """Every parameter but ``base_model``, in the order in which a trial draws them."""
 
-SMALL_SAMPLE = 2000
+SMALL_SAMPLE = 1500
 """A default ``num_samples`` up to this is offered even where it is most of the training pairs."""
 
 

@@ -68,7 +68,7 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (directory / "pairs.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["question1", "question2", "is_duplicate"])
-        pairs = demo_pairs().take(range(600))
+        pairs = demo_pairs().take(range(2000))
         writer.writerows(zip(pairs.first, pairs.second, pairs.labels, strict=True))
     shutil.copy(ROOT / "docs" / "quadratic.py", directory)
     (directory / "sweep.toml").write_text(SMALL)

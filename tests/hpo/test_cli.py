@@ -218,3 +218,14 @@ def test_an_unreachable_database_is_one_message(here: Path) -> None:
     assert "secret" not in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in here.iterdir() if path.name != "__pycache__") == ["mine.py"]
+
+
+def test_a_wrong_space_names_its_file_and_key(here: Path) -> None:
+    (here / "sweep.toml").write_text('[space]\nepochs = "many"\n')
+    done = run("--dry-run")
+    assert done.returncode == 2
+    assert done.stderr.startswith("hpo: sweep.toml: space: epochs cannot be 'many'")
+    done = run("--dry-run", "--space", "epochs=1", "--space", "loss=Guess")
+    assert done.stderr.startswith("hpo: sweep.toml: space or --space: there is no loss 'Guess'")
+    (here / "sweep.toml").unlink()
+    assert run("--space", "epochs=0").stderr.startswith("hpo: --space: epochs cannot be '0'")

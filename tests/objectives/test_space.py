@@ -39,10 +39,10 @@ def ask(space: Space, count: int = 1, models: dict[str, int] = MODELS) -> list[o
 
 
 def drawn(space: Space, **params: Any) -> Configuration:
-    fixed = {"base_model": "small", "num_samples": 1000, "loss": "CoSENT", "batch_size": 16}
+    fixed = {"base_model": "small", "num_samples": 1500, "loss": "CoSENT", "batch_size": 16}
     fixed |= {"learning_rate": 1e-4, "head_learning_rate": 1e-3, "epochs": 1, "head_epochs": 5}
     fixed |= {"head_num_samples": 4000}
-    fixed |= {"warmup": 0.1, "dropout": 0.1, "projection": "dense", "frozen_share": 0.67}
+    fixed |= {"warmup": 0.1, "dropout": 0.1, "projection": "dense", "frozen_share": 0.5}
     fixed |= {"tuning": "full", "dimension_up_to_32": 32, **params}
     return draw(optuna.trial.FixedTrial(fixed), space, list(MODELS), MODELS)
 
@@ -135,10 +135,10 @@ def test_more_pairs_than_there_are_is_refused_only_if_a_person_asked() -> None:
     ("train_pairs", "choices"),
     [
         (300, (300,)),
-        (1500, (1000,)),
-        (7000, (1000, 2000)),
-        (19_502, (1000, 2000, 4000)),
-        (1_000_000, (1000, 2000, 4000)),
+        (1500, (1500,)),
+        (7000, (1500,)),
+        (19_502, (1500, 3000)),
+        (1_000_000, (1500, 3000, 6000)),
     ],
 )
 def test_default_samples_fit_the_data(train_pairs: int, choices: tuple[int, ...]) -> None:
@@ -181,7 +181,7 @@ def test_parameters_depend_on_what_was_drawn_before() -> None:
     full = drawn(space)
     assert (full.projection, full.frozen_share, full.learning_rate) == (None, None, 1e-4)
     assert drawn(space, dimension_up_to_32=8).projection == "dense"
-    assert drawn(space, tuning="frozen").frozen_share == 0.67
+    assert drawn(space, tuning="frozen").frozen_share == 0.5
     head = drawn(space, tuning="head", dimension_up_to_32=8)
     assert (head.projection, head.dropout, head.learning_rate) == (None, None, 1e-3)
     assert (head.epochs, head.num_samples) == (5, 4000)
