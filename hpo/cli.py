@@ -280,6 +280,9 @@ def _errors() -> Iterator[None]:
     except StudyStoppedError as error:
         print(f"hpo: stopped: {error}", file=sys.stderr)
         raise SystemExit(EXIT_STOPPED) from None
+    except KeyboardInterrupt:  # before a study runs; while it does, Ctrl-C has a meaning of its own
+        print("hpo: interrupted", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from optuna import Study
+from optuna.storages import BaseStorage
 from pydantic import BaseModel
 
 from hpo.errors import InputError
@@ -27,6 +28,14 @@ class StudyRecord(BaseModel):
     options: dict[str, Any] | None
     seed: int
     directory: str
+
+    @classmethod
+    def find(cls, storage: BaseStorage, name: str) -> StudyRecord | None:
+        """Return the record of the study called ``name``; ``None`` if there is none yet."""
+        if name not in {each.study_name for each in storage.get_all_studies()}:
+            return None
+        attrs = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+        return cls.model_validate(attrs[RECORD]) if RECORD in attrs else None
 
     @classmethod
     def of(cls, study: Study) -> StudyRecord:

@@ -198,6 +198,7 @@ def run_study(
     _refuse_nested_run()
     name = name_of(settings, objective)
     directory = (settings.out / name).resolve()
+    make_sampler(settings.sampler, settings.seed)
     make_pruner(settings.pruner)
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as undo:
         stack.enter_context(_quiet_optuna())
@@ -205,7 +206,9 @@ def run_study(
         storage = open_storage(settings.storage)
         stack.callback(storage.remove_session)
         stack.enter_context(own_study(settings.storage, name))
-        prepared, lines = _prepare(objective, directory, settings.seed)
+        record = StudyRecord.find(storage, name)
+        seed = settings.seed if record is None else record.seed
+        prepared, lines = _prepare(objective, directory, seed)
         if prepared is not objective:
             spec = spec_of(prepared)
         create_views(storage)
@@ -221,18 +224,8 @@ def run_study(
             )
             for line in [*lines, *notes]:
                 say(line)
-        plan = Plan(
-            study=name,
-            trials=settings.trials,
-            spec=spec or ObjectiveSpec(reference="this-process:objective"),
-            directory=directory,
-            seed=StudyRecord.of(study).seed,
-            timeout=settings.timeout,
-            retries=settings.retries,
-            max_failures=settings.max_failures,
-            keep=settings.keep,
-            data=directory / "data" if hasattr(prepared, "prepare") else None,
-        )
+        data = directory / "data" if hasattr(prepared, "prepare") else None
+        plan = _plan(settings, name, spec, directory, seed, data)
         coordinator = Coordinator(study, storage, prepared, executor, plan, observers)
         stopped = _run(coordinator, observers, settings)
         published = publish_best(study, directory)
@@ -242,6 +235,28 @@ def run_study(
         if stopped is not None:
             raise stopped
         return Outcome(study, coordinator.status, coordinator.ended_early)
+
+
+def _plan(
+    settings: Settings,
+    name: str,
+    spec: ObjectiveSpec | None,
+    directory: Path,
+    seed: int,
+    data: Path | None,
+) -> Plan:
+    return Plan(
+        study=name,
+        trials=settings.trials,
+        spec=spec or ObjectiveSpec(reference="this-process:objective"),
+        directory=directory,
+        seed=seed,
+        timeout=settings.timeout,
+        retries=settings.retries,
+        max_failures=settings.max_failures,
+        keep=settings.keep,
+        data=data,
+    )
 
 
 def _run(

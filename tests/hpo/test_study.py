@@ -215,3 +215,11 @@ def test_sqlite_is_in_wal_mode_and_readable_by_anybody() -> None:
     with sqlite3.connect("hpo.db") as connection:
         assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
         assert connection.execute("select count(*) from trials").fetchone() == (2,)
+
+
+def test_a_resumed_study_prepares_its_data_with_its_own_seed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for seed in (1, 2):
+        hpo.optimize(Offers(bound=0.5), trials=1, executor="inline", seed=seed)
+    assert capsys.readouterr().out.count("prepared with seed 1") == 2
