@@ -135,10 +135,11 @@ def check_dashboard(command: str, directory: Path) -> None:
 
 @pytest.mark.slow
 def test_the_python_of_the_readme_runs(newcomer: Path) -> None:
-    objective, script = blocks("python")
-    assert "def objective(trial):" in objective
-    (newcomer / "script.py").write_text(script)
-    assert "rate" in run("python script.py", newcomer)
+    scripts = [block for block in blocks("python") if "__main__" in block]
+    assert len(scripts) == 2
+    for script, parameter in zip(scripts, ("head_learning_rate", "rate"), strict=True):
+        (newcomer / "script.py").write_text(script)
+        assert f"'{parameter}'" in run("python script.py", newcomer)
 
 
 def test_the_settings_file_of_the_readme_is_valid() -> None:
