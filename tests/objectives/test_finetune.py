@@ -494,3 +494,21 @@ def test_real_minilm_learns_the_demo(tmp_path: Path) -> None:
     assert head > base + 0.015
     full = run((objective, tmp_path), tmp_path / "full", Trial(params))
     assert full > base + 0.015
+
+
+@pytest.mark.parametrize("tuning", ["full", "head"])
+def test_probes_estimate_the_score_on_all_validation_pairs(
+    prepared: Prepared,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tuning: str,
+) -> None:
+    # A model that learns nothing scores the same at every step, on however few pairs it is probed.
+    monkeypatch.setattr("objectives.trials.PROBE_PAIRS", 12)
+    params = parameters(tiny_model, tuning=tuning, epochs=2, dropout=0.0)
+    params |= {"learning_rate": 1e-9, "head_learning_rate": 1e-9}
+    trial = Trial(params)
+    value = run(prepared, tmp_path / "trial", trial)
+    assert len(trial.reports) == 4
+    assert [score for _, score in trial.reports] == pytest.approx([value] * 4, abs=0.02)
