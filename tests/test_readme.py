@@ -26,6 +26,7 @@ MAKE_TARGETS = {"make run", "make test"}
 SMALL = """
 trials = 2
 workers = 1
+models = ["all-MiniLM-L6-v2@layers=1"]
 
 [space]
 tuning = "full"

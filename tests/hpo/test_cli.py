@@ -41,7 +41,7 @@ def waits(trial):
     import time
     x = trial.suggest_float("x", 0, 1)
     for step in range(100):
-        time.sleep(0.1)
+        time.sleep(0.04)
         trial.report(x, step)
     return x
 """
