@@ -165,12 +165,7 @@ class RemoteTrial(BaseTrial):
             raise NotImplementedError(
                 "Trial.report is not supported for multi-objective optimization."
             )
-        try:
-            value = float(value)
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"The `value` argument is of type '{type(value)}' but supposed to be a float."
-            ) from None
+        value = _as_float(value)
         try:
             step = int(step)
         except (TypeError, ValueError):
@@ -243,12 +238,7 @@ class RemoteTrial(BaseTrial):
 
     def set_constraint(self, key: str, value: float) -> None:
         """Set a constraint value; the trial is feasible when all are zero or less."""
-        try:
-            value = float(value)
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"The `value` argument is of type '{type(value)}' but supposed to be a float."
-            ) from None
+        value = _as_float(value)
         if math.isnan(value):
             raise ValueError(f"Attempted to set a constraint for {key!r}, but NaN is not allowed.")
         self._constraints.setdefault(key, value)
@@ -308,3 +298,13 @@ class RemoteTrial(BaseTrial):
             "trial.number, params, user_attrs, report and should_prune, or run the objective with "
             "study.optimize."
         )
+
+
+def _as_float(value: Any) -> float:
+    """Return ``value`` as a float, or refuse it in Optuna's words."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"The `value` argument is of type '{type(value)}' but supposed to be a float."
+        ) from None

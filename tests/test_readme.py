@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
@@ -113,7 +114,9 @@ def test_every_command_of_the_readme_runs(newcomer: Path) -> None:
 
 def check_dashboard(command: str, directory: Path) -> None:
     """Start the dashboard as the README says and ask it for its studies."""
-    port = 18080
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     process = subprocess.Popen(
         [*shlex.split(command), "--port", str(port)],
         cwd=directory,

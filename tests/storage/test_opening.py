@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     from tests.conftest import PostgresServer
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/with space {{x}} 50%.db"
-    url: str = request.getfixturevalue("postgres_url")
-    return url
-
-
 def objective(trial: optuna.Trial) -> float:
     trial.report(0.5, 1)
     return trial.suggest_float("x", 0, 1) + trial.suggest_categorical("kind", [0, 1])

@@ -32,14 +32,6 @@ time.sleep(60)
 """
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/hpo.db"
-    url: str = request.getfixturevalue("postgres_url")
-    return url
-
-
 @contextmanager
 def another_owner(url: str, mode: str = "plain") -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(

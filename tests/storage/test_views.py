@@ -15,14 +15,6 @@ from optuna.trial import TrialState
 from storage import create_views, open_storage
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/hpo.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
 def rows(storage: Any, question: str) -> list[dict[str, Any]]:
     with storage.engine.connect() as connection:
         found = connection.exec_driver_sql(question).mappings()
