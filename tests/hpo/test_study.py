@@ -97,7 +97,8 @@ def test_an_objective_that_offers_everything_is_taken_up_on_all_of_it() -> None:
     assert study.study_name == "offers"
     assert study.direction.name == "MAXIMIZE"
     assert study.metric_names == ["score"]
-    assert [each["value"] for each in study.user_attrs["baselines"]] == [0.25, 0.5]
+    # Two workers score them at the same time, in either order.
+    assert sorted(each["value"] for each in study.user_attrs["baselines"]) == [0.25, 0.5]
     best = Path("runs/offers/best/weights")
     assert float(best.read_text()) == study.best_params["x"] == study.best_value / 2
     assert Path("runs/offers/data/factor").exists()
