@@ -114,7 +114,6 @@ class Coordinator:
             metric=getattr(objective, "metric_name", None),
             maximize=self._directions[0] == "maximize",
             target=plan.trials,
-            workers=executor.capacity,
         )
 
     # Requests from outside the loop, such as a signal handler: they set a flag and return.
@@ -268,7 +267,7 @@ class Coordinator:
             return  # of a superseded attempt, or a repeat
         running.sequence = event.sequence
         if isinstance(running.subject, _Baseline):
-            self._handle_baseline(running, running.subject, event)
+            self._handle_baseline(running.subject, event)
         else:
             self._handle_trial(running, running.subject, event)
 
@@ -361,7 +360,7 @@ class Coordinator:
         self._fatal = self._fatal or reason
         self.interrupt()
 
-    def _handle_baseline(self, running: _Running, baseline: _Baseline, event: AnyEvent) -> None:
+    def _handle_baseline(self, baseline: _Baseline, event: AnyEvent) -> None:
         match event:
             case Done():
                 self._forget(event.attempt)

@@ -65,7 +65,7 @@ class LiveProgress:
 
     def on(self, moment: Moment, status: Status) -> None:
         """Show ``moment`` if it would be missed in the view, and update the view."""
-        if moment.kind in ("failed", "retry", "stop", "baseline", "note"):
+        if moment.kind in ("failed", "retry", "baseline"):
             style = "red" if moment.kind == "failed" else None
             self._console.print(Text(moment.text, style=style or ""))
             for line in moment.detail.splitlines():

@@ -6,9 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-Kind = Literal[
-    "note", "baseline", "start", "report", "complete", "pruned", "failed", "retry", "stop"
-]
+Kind = Literal["baseline", "start", "report", "complete", "pruned", "failed", "retry"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,6 @@ class Status:
         best: Value and number of the best completed trial.
         baseline: Value and name of the best untuned baseline.
         running: What runs now, by attempt id.
-        workers: How many attempts can run at once.
     """
 
     study: str
@@ -66,7 +63,6 @@ class Status:
     best: tuple[float, int] | None = None
     baseline: tuple[float, str] | None = None
     running: dict[str, RunningTrial] = field(default_factory=dict)
-    workers: int = 1
     began: float = field(default_factory=time.monotonic)
     finished_before: int = 0
 
