@@ -171,7 +171,7 @@ class Coordinator:
     def _resume(self, frozen: FrozenTrial) -> None:
         live = LiveTrial.of(self._trial(frozen.number), frozen.intermediate_values)
         last = live.attempts[-1] if live.attempts else None
-        if last is not None and last.cause is Cause.OK:
+        if last is not None and last.cause in (Cause.OK, Cause.PRUNED):
             # Its result was heard; only telling it was cut short.
             self._tell(live, last)
             return

@@ -409,3 +409,15 @@ def test_a_killed_worker_costs_an_attempt_not_a_trial(bench: Bench, tmp_path: Pa
     attempts = read_attempts(bench.study.trials[1].user_attrs)
     assert [str(each.cause) for each in attempts] == ["lost", "ok"]
     assert all(trial.state is TrialState.COMPLETE for trial in bench.study.trials)
+
+
+def test_a_pruning_that_was_heard_but_not_told_is_not_run_again(bench: Bench) -> None:
+    trial = bench.study.ask()
+    trial.report(0.5, 1)
+    trial.set_user_attr("attempts", [{"id": "0.1.a", "start": "t", "end": "t", "cause": "pruned"}])
+
+    def objective(trial: Any) -> float:
+        raise AssertionError("it was finished already")
+
+    bench.run(objective, trials=1)
+    assert bench.states() == ["PRUNED"]
