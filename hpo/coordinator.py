@@ -113,7 +113,7 @@ class Coordinator:
             study=plan.study,
             metric=getattr(objective, "metric_name", None),
             maximize=self._directions[0] == "maximize",
-            target=plan.trials,
+            trials=plan.trials,
         )
 
     # Requests from outside the loop, such as a signal handler: they set a flag and return.

@@ -38,7 +38,7 @@ class PlainProgress:
 
     def on(self, moment: Moment, status: Status) -> None:
         """Print ``moment``."""
-        print(f"[{status.finished:>3}/{status.target}] {moment.text}", file=self._stream)
+        print(f"[{status.finished:>3}/{status.trials}] {moment.text}", file=self._stream)
         for line in moment.detail.splitlines():
             print(DETAIL_INDENT + line, file=self._stream)
         self._stream.flush()
@@ -85,8 +85,8 @@ def render(status: Status) -> Group:
     """Draw where a study stands: a line for the study, and one for each running attempt."""
     head = Table.grid(padding=(0, 1))
     head.add_row(
-        Text(f"{status.finished:>3}/{status.target}", style="bold"),
-        ProgressBar(total=status.target, completed=status.finished, width=32),
+        Text(f"{status.finished:>3}/{status.trials}", style="bold"),
+        ProgressBar(total=status.trials, completed=status.finished, width=32),
         Text(headline(status)),
     )
     rows = Table.grid(padding=(0, 2))

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-Kind = Literal["baseline", "start", "report", "complete", "pruned", "failed", "retry"]
+Kind = Literal[
+    "begin",
+    "baseline",
+    "ask",
+    "start",
+    "report",
+    "verdict",
+    "complete",
+    "pruned",
+    "failed",
+    "retry",
+    "stop",
+    "database",
+    "end",
+]
 
 
 @dataclass(frozen=True)
@@ -17,11 +31,17 @@ class Moment:
         kind: What.
         text: One line for people.
         detail: More lines, such as the end of an attempt's output.
+        trial: The number of the trial it happened to; ``None`` if to none.
+        attempt: The id of the attempt it happened to; ``None`` if to none.
+        data: The facts behind ``text``, as JSON.
     """
 
     kind: Kind
     text: str
     detail: str = ""
+    trial: int | None = None
+    attempt: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -44,11 +64,12 @@ class Status:
         study: The study's name.
         metric: What is optimised, by name; ``None`` if the objective does not say.
         maximize: Whether larger is better (first direction).
-        target: Finished trials to reach.
+        trials: Finished trials to reach.
         complete: Completed trials, over all runs of the study.
         pruned: Pruned trials, likewise.
         failed: Failed trials, likewise.
-        best: Value and number of the best completed trial.
+        infeasible: How many of the completed trials break a requirement.
+        best: Value and number of the best completed trial that is feasible.
         baseline: Value and name of the best untuned baseline.
         running: What runs now, by attempt id.
     """
@@ -56,10 +77,11 @@ class Status:
     study: str
     metric: str | None
     maximize: bool
-    target: int
+    trials: int
     complete: int = 0
     pruned: int = 0
     failed: int = 0
+    infeasible: int = 0
     best: tuple[float, int] | None = None
     baseline: tuple[float, str] | None = None
     running: dict[str, RunningTrial] = field(default_factory=dict)
@@ -88,7 +110,7 @@ class Status:
         if done_here <= 0:
             return None
         pace = (time.monotonic() - self.began) / done_here
-        return pace * max(0, self.target - self.finished)
+        return pace * max(0, self.trials - self.finished)
 
 
 class Observer(Protocol):

@@ -58,7 +58,7 @@ def publish_best(study: Study, directory: Path) -> Path | None:
 def summary(study: Study, status: Status, settings: Settings, model: Path | None) -> list[str]:
     """Return what to say at the end, line by line."""
     counts = f"{status.complete} complete · {status.pruned} pruned · {status.failed} failed"
-    lines = ["", f"done  {status.finished} of {status.target} trials · {counts}"]
+    lines = ["", f"done  {status.finished} of {status.trials} trials · {counts}"]
     if len(study.directions) > 1:
         lines += [f"front {len(study.best_trials)} trials that none beats in every direction"]
         lines += [f"      {describe(trial)}" for trial in study.best_trials]
@@ -79,7 +79,7 @@ def summary(study: Study, status: Status, settings: Settings, model: Path | None
         f"watch optuna-dashboard {url}",
         f"ask   hpo best --study {study.study_name}{chosen}",
     ]
-    if status.finished < status.target:
+    if status.finished < status.trials:
         lines += ["resume  the same command goes on where this one stopped"]
     else:
         lines += ["more  the same command with a larger --trials goes on from here"]

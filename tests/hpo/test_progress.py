@@ -13,7 +13,7 @@ from hpo.text import duration, parameter, score
 
 
 def status(**changes: object) -> Status:
-    made = Status(study="s", metric="score", maximize=True, target=64)
+    made = Status(study="s", metric="score", maximize=True, trials=64)
     for name, value in changes.items():
         setattr(made, name, value)
     return made

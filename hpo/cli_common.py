@@ -1,0 +1,38 @@
+"""What the commands share: exit codes, and errors as one message."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EXIT_STOPPED = 1
+"""The study stopped before its target: too many failures."""
+
+EXIT_BAD_INPUT = 2
+"""Something that was given cannot be used."""
+
+EXIT_INTERRUPTED = 130
+"""Ctrl-C or SIGTERM; the same command goes on."""
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Turn errors that people can mend into one message and an exit code."""
+    from hpo.errors import InputError, StudyStoppedError
+    from storage import StorageError
+
+    try:
+        yield
+    except (InputError, StorageError) as error:
+        print(f"hpo: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_BAD_INPUT) from None
+    except StudyStoppedError as error:
+        print(f"hpo: stopped: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_STOPPED) from None
+    except KeyboardInterrupt:  # before a study runs; while it does, Ctrl-C has a meaning of its own
+        print("hpo: interrupted", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
