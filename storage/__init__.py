@@ -10,6 +10,9 @@ from __future__ import annotations
 from storage.address import mask_url
 from storage.errors import OwnedError, Owner, StorageError
 from storage.opening import open_storage
+from storage.outage import is_outage
+from storage.overview import StudyOverview, study_overviews
+from storage.owners import owner_of, owners_of
 from storage.ownership import Ownership, own_study
 from storage.views import create_views
 
@@ -18,8 +21,13 @@ __all__ = [
     "Owner",
     "Ownership",
     "StorageError",
+    "StudyOverview",
     "create_views",
+    "is_outage",
     "mask_url",
     "open_storage",
     "own_study",
+    "owner_of",
+    "owners_of",
+    "study_overviews",
 ]

@@ -91,7 +91,7 @@ _MISSING = "does not exist"
 
 def explain(address: Address, error: Exception) -> StorageError:
     """Return the :class:`StorageError` that says what ``error`` from a database means."""
-    cause = _driver_error(error)
+    cause = driver_error(error)
     said = " ".join(str(cause).split())
     if isinstance(address, SqliteAddress):
         return StorageError(_explain_sqlite(address, said))
@@ -100,14 +100,14 @@ def explain(address: Address, error: Exception) -> StorageError:
 
 def is_creation_race(error: Exception) -> bool:
     """Return whether ``error`` says that somebody else has just made what was to be made."""
-    cause = _driver_error(error)
+    cause = driver_error(error)
     code = getattr(cause, "pgcode", None)
     return code in _RACE_CODES or any(
         phrase in str(cause) for phrase in ("already exists", "UNIQUE constraint failed")
     )
 
 
-def _driver_error(error: BaseException) -> BaseException:
+def driver_error(error: BaseException) -> BaseException:
     """Return the error of sqlite3 or psycopg2 below the wrappers of SQLAlchemy and Optuna."""
     while (below := getattr(error, "orig", None) or error.__cause__) is not None:
         error = below

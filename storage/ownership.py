@@ -90,7 +90,7 @@ def _refusal(study_name: str, owner: Owner) -> OwnedError:
 
 # A POSIX lock belongs to the process: it neither excludes a second one in the same process, nor
 # survives when that closes the file. So what this process holds is known here.
-_held: dict[Path, Owner] = {}
+held_here: dict[Path, Owner] = {}
 
 
 class _FileOwnership(Ownership):
@@ -115,19 +115,24 @@ class _FileOwnership(Ownership):
             # Removed while it is locked: whoever waits for the old file sees that it is gone.
             if _is_same_file(self._path, self._descriptor):
                 self._path.unlink()
-            del _held[self._path]
+            del held_here[self._path]
         os.close(self._descriptor)
+
+
+def lock_path(database: Path, study_name: str) -> Path:
+    """Return the lock file of a study in a SQLite file."""
+    digest = hashlib.sha256(study_name.encode()).hexdigest()[:12]
+    return database.with_name(f"{database.name}.{digest}.lock")
 
 
 def _own_file(database: Path, study_name: str) -> Ownership:
     """Lock ``<database>.<hash>.lock`` and write into it who did."""
-    digest = hashlib.sha256(study_name.encode()).hexdigest()[:12]
-    path = database.with_name(f"{database.name}.{digest}.lock")
+    path = lock_path(database, study_name)
     for _ in range(_TRIES):
-        if path in _held:
-            if _held[path].pid == os.getpid():
-                raise _refusal(study_name, _held[path])
-            del _held[path]  # remembered by the process that this one was forked from
+        if path in held_here:
+            if held_here[path].pid == os.getpid():
+                raise _refusal(study_name, held_here[path])
+            del held_here[path]  # remembered by the process that this one was forked from
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -136,7 +141,7 @@ def _own_file(database: Path, study_name: str) -> Ownership:
                 "writable beside the database. Change its permissions, or name another database."
             ) from error
         if not _lock(path, descriptor):
-            owner = _read_owner(path)
+            owner = read_owner(path)
             os.close(descriptor)
             raise _refusal(study_name, owner)
         if _is_same_file(path, descriptor):
@@ -144,7 +149,7 @@ def _own_file(database: Path, study_name: str) -> Ownership:
             content = {"study": study_name, **vars(owner), "since": str(owner.since)}
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, (json.dumps(content) + "\n").encode(), 0)
-            _held[path] = owner
+            held_here[path] = owner
             return _FileOwnership(path, descriptor)
         os.close(descriptor)  # its owner released and removed it between our open and our lock
     raise StorageError(f"The lock file {str(path)!r} keeps being replaced: try again.")
@@ -173,7 +178,7 @@ def _is_same_file(path: Path, descriptor: int) -> bool:
     return os.path.samestat(there, os.fstat(descriptor))
 
 
-def _read_owner(path: Path) -> Owner:
+def read_owner(path: Path) -> Owner:
     """Read who holds the lock; right after it was taken, wait a little until that is written."""
     owner = Owner(None, None, None)
     for _ in range(_TRIES):
@@ -207,7 +212,7 @@ _NAME = "hpo owner"
 _HOST_CHARACTERS = 63 - len(f"{_NAME} 4194304 ")  # the server cuts application_name at 63 bytes
 
 # pg_locks splits a 64-bit key into two unsigned halves; objsubid 1 marks a key given as one number.
-_HOLDER = """
+HOLDER = """
     SELECT a.application_name, a.backend_start FROM pg_locks l
     LEFT JOIN pg_stat_activity a ON a.pid = l.pid
     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
@@ -229,9 +234,9 @@ class _AdvisoryOwnership(Ownership):
 
         if self._connection is None or os.getpid() != self._pid:
             return False
-        question = text(_HOLDER + " AND l.pid = pg_backend_pid()")
+        question = text(HOLDER + " AND l.pid = pg_backend_pid()")
         try:
-            return bool(self._connection.execute(question, _halves(self._key)).all())
+            return bool(self._connection.execute(question, halves(self._key)).all())
         except SQLAlchemyError:
             self.release()  # the connection is gone, and with it the lock
             return False
@@ -265,7 +270,16 @@ def _forget_all() -> None:
 os.register_at_fork(after_in_child=_forget_all)
 
 
-def _halves(key: int) -> dict[str, str]:
+def lock_key(study_name: str) -> int:
+    """Return the number that PostgreSQL knows the lock of a study by."""
+    # An advisory lock belongs to its database, so the key needs no name of it: two URLs that lead
+    # to one database agree, whatever host they name.
+    digest = hashlib.sha256(f"hpo study\0{study_name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def halves(key: int) -> dict[str, str]:
+    """Return the parameters of :data:`HOLDER` for a lock's number."""
     unsigned = key % 2**64
     return {"high": str(unsigned >> 32), "low": str(unsigned & 0xFFFFFFFF)}
 
@@ -283,10 +297,7 @@ def _own_advisory(address: PostgresAddress, study_name: str) -> Ownership:
     engine = create_engine(
         address.url, connect_args=options, poolclass=NullPool, isolation_level="AUTOCOMMIT"
     )
-    # An advisory lock belongs to its database, so the key needs no name of it: two URLs that lead
-    # to one database agree, whatever host they name.
-    digest = hashlib.sha256(f"hpo study\0{study_name}".encode()).digest()
-    key = int.from_bytes(digest[:8], "big", signed=True)
+    key = lock_key(study_name)
     try:
         connection = engine.connect()
     except SQLAlchemyError as error:
@@ -305,9 +316,9 @@ def _own_advisory(address: PostgresAddress, study_name: str) -> Ownership:
         for _ in range(_TRIES):
             if connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
                 return _AdvisoryOwnership(connection, key)
-            holder = connection.execute(text(_HOLDER), _halves(key)).first()
+            holder = connection.execute(text(HOLDER), halves(key)).first()
             if holder is not None:
-                raise _refusal(study_name, _parse_owner(holder[0], holder[1]))
+                raise _refusal(study_name, parse_owner(holder[0], holder[1]))
             time.sleep(_PAUSE_S)  # released between the two questions
     except SQLAlchemyError as error:
         connection.close()
@@ -322,7 +333,7 @@ def _own_advisory(address: PostgresAddress, study_name: str) -> Ownership:
     )
 
 
-def _parse_owner(application_name: str | None, since: datetime | None) -> Owner:
+def parse_owner(application_name: str | None, since: datetime | None) -> Owner:
     """Read the owner from what its session is called; another role may not see that."""
     words = (application_name or "").removeprefix(_NAME).split(maxsplit=1)
     if not (application_name or "").startswith(_NAME) or len(words) != 2 or not words[0].isdigit():

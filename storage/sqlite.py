@@ -8,6 +8,7 @@ import sqlite3
 import stat
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from storage.errors import StorageError
 
@@ -15,8 +16,6 @@ _log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 30.0
 """How long a write to SQLite waits for another writer, such as optuna-dashboard, in seconds."""
-
-_HEADER = b"SQLite format 3\x00"
 
 
 class WalConnection(sqlite3.Connection):
@@ -82,10 +81,23 @@ def _check_existing(path: Path) -> None:
             f"The SQLite file {str(path)!r} cannot be read and written by this user: "
             "change its permissions, or name another file."
         )
-    with path.open("rb") as file:
-        start = file.read(len(_HEADER))
-    if start and start != _HEADER:
+    # Asked through SQLite. This process may have the database open, and to open and close the file
+    # in any other way would free SQLite's own locks on it (POSIX locks belong to the process and
+    # the file): the next program to leave the database would then take away the write-ahead log
+    # under our feet, and with it what everybody writes from then on.
+    connection = sqlite3.connect(
+        f"file:{quote(str(path))}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S
+    )
+    try:
+        connection.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+            return  # busy or damaged: whoever opens it says so
+        with path.open("rb") as file:
+            start = file.read(16)
         raise StorageError(
             f"The file {str(path)!r} is not a SQLite database: it starts with {start!r}. "
             "Name another file; this one is left as it is."
-        )
+        ) from error
+    finally:
+        connection.close()

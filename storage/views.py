@@ -8,173 +8,134 @@ answers "which parameters won?" in psql or sqlite3, without Python.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from storage.errors import StorageError
+from storage.explain import driver_error
+from storage.view_sql import best_query, trials_query
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from sqlalchemy.engine import Connection
 
-METRICS = (
-    "roc_auc",
-    "average_precision",
-    "accuracy",
-    "balanced_accuracy",
-    "f1",
-    "mcc",
-    "threshold",
-)
-"""Metrics with a column of their own; it is empty where a trial has no such metric."""
+LOCK_TIMEOUT_S = 10
+"""How long a renewal waits for somebody who is reading the views in PostgreSQL, in seconds."""
 
-# What SQLite (3.38 or later, for ``->``) and PostgreSQL write differently.
-_DIALECTS = {
-    "sqlite": {
-        "params": """
-            json_group_object(p.param_name, json(
-              CASE json_extract(p.distribution_json, '$.name')
-                WHEN 'CategoricalDistribution' THEN
-                  p.distribution_json
-                    -> ('$.attributes.choices[' || CAST(p.param_value AS INTEGER) || ']')
-                WHEN 'IntDistribution' THEN CAST(p.param_value AS INTEGER)
-                ELSE p.param_value
-              END))""",
-        "metric": "json_extract(metrics.value_json, '$.{name}')",
-        "cause": "json_extract(attempts.value_json, '$[#-1].cause')",
-        "attempts": "json_array_length(attempts.value_json)",
-        "model": "json_extract(model.value_json, '$')",
-        "seconds": "(julianday(t.datetime_complete) - julianday(t.datetime_start)) * 86400.0",
-        "infinity": "9e999",
-    },
-    "postgresql": {
-        "params": """
-            jsonb_object_agg(p.param_name,
-              CASE p.distribution_json::jsonb ->> 'name'
-                WHEN 'CategoricalDistribution' THEN
-                  p.distribution_json::jsonb
-                    -> 'attributes' -> 'choices' -> p.param_value::integer
-                WHEN 'IntDistribution' THEN to_jsonb(p.param_value::bigint)
-                ELSE to_jsonb(p.param_value)
-              END)""",
-        "metric": "(metrics.value_json::jsonb ->> '{name}')::double precision",
-        "cause": "attempts.value_json::jsonb -> -1 ->> 'cause'",
-        "attempts": "jsonb_array_length(attempts.value_json::jsonb)",
-        "model": "model.value_json::jsonb #>> array[]::text[]",
-        "seconds": """
-            EXTRACT(EPOCH FROM t.datetime_complete - t.datetime_start)::double precision""",
-        "infinity": "'Infinity'::double precision",
-    },
-}
-
-_TRIALS = """
-CREATE VIEW hpo_trials AS
-SELECT
-  s.study_name AS study,
-  t.number AS number,
-  t.state AS state,
-  CASE v.value_type
-    WHEN 'INF_POS' THEN {infinity} WHEN 'INF_NEG' THEN -{infinity} ELSE v.value
-  END AS value,
-  (SELECT {params} FROM trial_params p WHERE p.trial_id = t.trial_id) AS params,
-  {metrics},
-  {cause} AS cause,
-  {attempts} AS attempts,
-  {seconds} AS seconds,
-  {model} AS model,
-  t.datetime_start AS started,
-  t.datetime_complete AS completed,
-  NOT EXISTS (
-    SELECT 1 FROM trial_system_attributes c
-    WHERE c.trial_id = t.trial_id AND substr(c.key, 1, 12) = 'constraints:'
-      AND CAST(c.value_json AS DOUBLE PRECISION) > 0
-  ) AS feasible
-FROM trials t
-JOIN studies s ON s.study_id = t.study_id
-LEFT JOIN trial_values v ON v.trial_id = t.trial_id AND v.objective = 0
-LEFT JOIN trial_user_attributes metrics
-  ON metrics.trial_id = t.trial_id AND metrics.key = 'metrics'
-LEFT JOIN trial_user_attributes attempts
-  ON attempts.trial_id = t.trial_id AND attempts.key = 'attempts'
-LEFT JOIN trial_user_attributes model
-  ON model.trial_id = t.trial_id AND model.key = 'model'
-"""
-
-_BEST = """
-CREATE VIEW hpo_best AS
-SELECT ranked.* FROM (
-  SELECT
-    h.*,
-    ROW_NUMBER() OVER (
-      PARTITION BY h.study
-      ORDER BY CASE d.direction WHEN 'MAXIMIZE' THEN -h.value ELSE h.value END, h.number
-    ) AS rank
-  FROM hpo_trials h
-  JOIN studies s ON s.study_name = h.study
-  JOIN study_directions d ON d.study_id = s.study_id
-  WHERE h.state = 'COMPLETE' AND h.feasible
-    AND (SELECT COUNT(*) FROM study_directions o WHERE o.study_id = s.study_id) = 1
-) ranked
-WHERE ranked.rank = 1
-"""
+# PostgreSQL's codes for what a view cannot be: replaced by one of other columns, dropped while
+# other objects depend on it, or locked in time.
+_OTHER_COLUMNS, _DEPENDED_ON, _LOCKED = "42P16", "2BP01", "55P03"
 
 
 def create_views(storage: RDBStorage) -> None:
     """Make or renew the views ``hpo_trials`` and ``hpo_best`` in a storage's database.
 
     ``hpo_trials`` has a row a trial: study, number, state, value (the first of several), params (a
-    JSON object), metrics, cause and number of attempts, seconds, model, times, and whether it is
-    feasible. ``hpo_best`` has the best feasible completed trial of every study of one direction.
-    Nothing is touched if both are there as this version writes them.
+    JSON object), metrics, cause and number of attempts, seconds, model, times, whether it is
+    feasible, and the ``trial_id`` of Optuna's tables. ``hpo_best`` has the best feasible completed
+    trial of every study of one direction. Nothing is touched if both are there as this version
+    writes them. In PostgreSQL a view is replaced where it stands if it only gains columns, which
+    keeps what depends on it and who may read it.
 
     Raises:
-        StorageError: The role may not make views.
+        StorageError: The role may not make views, or other objects depend on older ones.
     """
     from sqlalchemy.exc import SQLAlchemyError
 
+    statements = _statements(storage.engine.dialect.name)
     try:
         with storage.engine.begin() as connection:
-            statements = _statements(connection.dialect.name)
-            if _known(connection) != _mark(statements):
-                _renew(connection, statements)
+            if not _are_current(connection, statements):
+                _lock(connection)
+                # Another coordinator may have renewed them while this one waited.
+                if not _are_current(connection, statements):
+                    _renew(connection, statements)
     except SQLAlchemyError as error:
-        raise StorageError(
-            f"The views hpo_trials and hpo_best cannot be made: {getattr(error, 'orig', error)}. "
-            "Let the role create views in this database (GRANT CREATE ON SCHEMA public), or use "
-            "another database."
-        ) from error
+        raise StorageError(_refusal(error)) from error
 
 
-def _statements(dialect: str) -> list[str]:
-    """Return the statements that make the views, in their order."""
-    words = _DIALECTS[dialect]
-    metrics = ",\n  ".join(f"{words['metric'].format(name=name)} AS {name}" for name in METRICS)
-    return [_TRIALS.format(**{**words, "metrics": metrics}), _BEST]
+def _statements(dialect: str) -> dict[str, str]:
+    """Return the queries of the views by name, in the order in which they are made."""
+    best = (
+        "SELECT * FROM hpo_trials WHERE trial_id IN "
+        f"(SELECT best.trial_id FROM ({best_query(dialect)}) best)"
+    )
+    return {"hpo_trials": trials_query(dialect).strip(), "hpo_best": best}
 
 
-def _mark(statements: list[str]) -> str:
-    """Return what tells these statements from those of another version."""
-    return hashlib.sha256("".join(statements).encode()).hexdigest()[:16]
+def _mark(statements: dict[str, str]) -> str:
+    """Return what tells these views from those of another version."""
+    return hashlib.sha256(repr(statements).encode()).hexdigest()[:16]
 
 
-def _known(connection: Connection) -> str | None:
-    """Return the mark of the views that are there; ``None`` if one is missing."""
+def _are_current(connection: Connection, statements: dict[str, str]) -> bool:
+    if connection.dialect.name == "postgresql":  # which keeps no text of a view, but a comment
+        question = "SELECT obj_description(to_regclass('hpo_best'), 'pg_class')"
+        return bool(connection.exec_driver_sql(question).scalar() == _mark(statements))
+    question = "SELECT name, sql FROM sqlite_master WHERE name IN ('hpo_trials', 'hpo_best')"
+    found = {row.name: row.sql for row in connection.exec_driver_sql(question)}
+    return found == {name: f"CREATE VIEW {name} AS {query}" for name, query in statements.items()}
+
+
+def _lock(connection: Connection) -> None:
+    """Keep other coordinators from renewing the views until this transaction ends."""
     if connection.dialect.name == "postgresql":
-        found: str | None = connection.exec_driver_sql(
-            "SELECT obj_description(to_regclass('hpo_best'), 'pg_class')"
-        ).scalar()
-        return found
-    rows = connection.exec_driver_sql(
-        "SELECT sql FROM sqlite_master WHERE name IN ('hpo_trials', 'hpo_best') ORDER BY rowid"
-    ).scalars()
-    stored = list(rows)
-    # SQLite keeps the statement as it was written, less the space around it.
-    return _mark([f"\n{sql}\n" for sql in stored]) if len(stored) == 2 else None
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('hpo views'))")
+    else:  # Python's driver begins no transaction before DROP and CREATE of its own accord
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _renew(connection: Connection, statements: list[str]) -> None:
-    for view in ("hpo_best", "hpo_trials"):
-        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {view}")
-    for statement in statements:
-        connection.exec_driver_sql(statement)
+def _renew(connection: Connection, statements: dict[str, str]) -> None:
     if connection.dialect.name == "postgresql":
+        if not _replace(connection, statements):
+            _make(connection, statements)
         connection.exec_driver_sql(f"COMMENT ON VIEW hpo_best IS '{_mark(statements)}'")
+    else:
+        _make(connection, statements)
+
+
+def _replace(connection: Connection, statements: dict[str, str]) -> bool:
+    """Replace views where they stand; False, and nothing done, if their columns differ."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with connection.begin_nested():
+            for name, query in statements.items():
+                connection.exec_driver_sql(f"CREATE OR REPLACE VIEW {name} AS {query}")
+    except SQLAlchemyError as error:
+        if getattr(driver_error(error), "pgcode", None) != _OTHER_COLUMNS:
+            raise
+        return False
+    return True
+
+
+def _make(connection: Connection, statements: dict[str, str]) -> None:
+    for name in reversed(statements):
+        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
+    for name, query in statements.items():
+        connection.exec_driver_sql(f"CREATE VIEW {name} AS {query}")
+
+
+def _refusal(error: Exception) -> str:
+    """Say why the views could not be made, and what to do."""
+    cause = driver_error(error)
+    code = getattr(cause, "pgcode", None)
+    if code == _DEPENDED_ON:
+        diagnosis: Any = cause
+        details = "; ".join((diagnosis.diag.message_detail or "").splitlines())
+        return (
+            "The views hpo_trials and hpo_best are of an older hpo and have other columns now, but "
+            f"something else is built on them: {details}. Drop that (keep its definition: "
+            "pg_dump --schema-only), start again, and make it anew."
+        )
+    said = " ".join(str(cause).split())
+    if code == _LOCKED:
+        way_out = "Another session is reading them in an open transaction: end it, and start again."
+    elif code is None:
+        way_out = "Give tables and views of yours that have these names another one."
+    else:
+        way_out = (
+            "Let the role create views in this database (GRANT CREATE ON SCHEMA public), start as "
+            "the role that made them, or use another database."
+        )
+    return f"The views hpo_trials and hpo_best cannot be made: {said}. {way_out}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from storage import OwnedError, own_study
+from storage import OwnedError, own_study, owner_of, owners_of
 
 if TYPE_CHECKING:
     from tests.conftest import PostgresServer
@@ -76,6 +76,35 @@ def test_the_refusal_names_the_owner(url: str) -> None:
         assert abs(owner.since.timestamp() - time.time()) < 20
         assert f"process {process.pid} on host" in str(caught.value)
         own_study(url, "another study").release()
+
+
+def test_anybody_may_ask_who_owns_a_study(url: str, tmp_path: Path) -> None:
+    assert owner_of(url, "s") is None
+    with another_owner(url) as process:
+        for _ in range(3):
+            owner = owner_of(url, "s")
+            assert owner is not None
+            assert (owner.pid, owner.host) == (process.pid, socket.gethostname()[:40])
+            assert owner.since is not None
+            assert abs(owner.since.timestamp() - time.time()) < 20
+        assert set(owners_of(url, ["another study", "s"])) == {"s"}
+        with pytest.raises(OwnedError):  # asking freed nothing
+            own_study(url, "s")
+        process.kill()
+        process.wait()
+        began = time.monotonic()
+        while owner_of(url, "s") is not None:  # a server needs a moment to see that a peer died
+            assert time.monotonic() - began < 2
+    with own_study(url, "s") as ownership:
+        owner = owner_of(url, "s")
+        assert owner is not None
+        assert owner.pid == os.getpid()
+        assert ownership.check()
+        code = "import sys, storage; storage.own_study(sys.argv[1], 's')"
+        done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True)
+        assert "OwnedError" in done.stderr
+    assert owner_of(url, "s") is None
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
 @pytest.mark.parametrize("mode", ["plain", "fork"])
