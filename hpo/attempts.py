@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,7 +90,7 @@ class LiveTrial:
         number: The trial's number.
         label: What it tries, for people.
         attempts: All attempts, oldest first; the last one may be running.
-        retries: How many attempts this coordinator lost to the infrastructure.
+        sampled: Whether this coordinator let the objective sample it, if the objective can.
         steps: Intermediate values that the storage has, by step.
     """
 
@@ -97,7 +98,7 @@ class LiveTrial:
     number: int
     attempts: list[Attempt]
     label: str = ""
-    retries: int = 0
+    sampled: bool = False
     steps: dict[int, float] = field(default_factory=dict)
     _written: dict[str, Any] = field(default_factory=dict)
 
@@ -117,7 +118,11 @@ class LiveTrial:
         """Write down a new attempt."""
         attempt = Attempt.new(self.number, len(self.attempts) + 1)
         self.attempts.append(attempt)
-        self.save()
+        try:
+            self.save()
+        except BaseException:
+            self.attempts.pop()  # not written down, so it must not start
+            raise
         return attempt
 
     def save(self) -> None:
@@ -164,14 +169,21 @@ class LiveTrial:
             self.report(step, value)
         for key, value in event.user_attrs.items():
             self.set_attr(key, value)
-        for key, value in event.constraints.items():
-            if key not in self.trial.constraints:
+        self.constrain(event.constraints)
+
+    def constrain(self, constraints: Mapping[str, float]) -> None:
+        """Set constraint values; one that is set already stays."""
+        known = self.trial.constraints if constraints else {}
+        for key, value in constraints.items():
+            if key not in known:
                 self.trial.set_constraint(key, value)
 
     def end(self, event: Done | Failed) -> Attempt:
-        """Note the end of the running attempt."""
+        """Note the end of the running attempt; to do it again changes nothing."""
         attempt = self.attempts[-1]
-        if isinstance(event, Done):
+        if attempt.end is not None:
+            pass
+        elif isinstance(event, Done):
             cause = Cause.OK if event.state == "complete" else Cause.PRUNED
             attempt.close(cause, values=event.values)
         else:

@@ -6,6 +6,7 @@ Only Typer is imported here. Everything heavy is imported inside the command tha
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,6 +83,30 @@ def run(
     timeout: Annotated[
         str | None, typer.Option(help="Start no trial after this long: 90s, 30m, 2h.")
     ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="Stop when a feasible trial reaches this value.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many trials without a better one.")
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULE",
+            help="What a trial's metrics must meet to win, such as 'recall>=0.5'. Repeatable.",
+        ),
+    ] = None,
+    from_study: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="STUDY",
+            help="Begin a new study with the compatible trials of this one.",
+        ),
+    ] = None,
+    trial_timeout: Annotated[
+        str | None, typer.Option(help="End an attempt that runs longer: 90s, 30m, 2h.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything. [default: 0]")] = None,
     sampler: Annotated[
         str | None, typer.Option(help="tpe, random, qmc or nsgaii. [default: tpe]")
@@ -101,6 +126,10 @@ def run(
     ] = None,
     max_failures: Annotated[
         int | None, typer.Option(help="So many failed trials stop the study. [default: 20]")
+    ] = None,
+    db_grace: Annotated[
+        str | None,
+        typer.Option(help="Ride out a database that is away for so long. [default: 10m]"),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")
@@ -122,7 +151,9 @@ def run(
         if space:
             flags["space"] = _overrides(space)
         settings = load(flags, config)
-        from hpo.study import objective_of, run_study
+        from hpo.coordinator import INTERRUPTED
+        from hpo.opening import objective_of
+        from hpo.study import run_study
 
         chosen, spec = objective_of(settings)
         if dry_run:
@@ -133,8 +164,10 @@ def run(
             return
         from hpo.progress import make_progress
 
+        # SIGTERM before and after the loop, which has handlers of its own, ends like Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         outcome = run_study(chosen, spec, settings, [make_progress()], _say)
-    if outcome.reason == "interrupted":
+    if outcome.reason == INTERRUPTED:
         raise SystemExit(EXIT_INTERRUPTED)
 
 
@@ -159,6 +192,10 @@ def _say(line: str) -> None:
 
 app.command()(cli_study.best)
 app.command()(cli_study.trials)
+app.command()(cli_study.studies)
+app.command()(cli_study.enqueue)
+app.command()(cli_study.log)
+app.command()(cli_study.dashboard)
 
 
 def main() -> None:

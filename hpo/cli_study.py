@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
 
 import typer
 
 from hpo.cli_common import errors
-
-if TYPE_CHECKING:
-    from optuna import Study
 
 Storage = Annotated[
     str | None,
@@ -19,89 +19,191 @@ Storage = Annotated[
 ]
 
 
-def best(
-    study: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
-    storage: Storage = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Show the best trial of a study, and where its model is."""
+Name = Annotated[
+    str | None, typer.Option("--study", help="Name of the study. [default: the only one]")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextmanager
+def _questions() -> Iterator[None]:
+    """Turn errors into messages, and end in silence when whoever reads has read enough."""
+    # As any program in a pipe does: hpo trials | head. Python would print a traceback.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     with errors():
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import SQLAlchemyError
+
         from hpo.errors import InputError
-        from hpo.summary import baselines_of, best_trial, describe, trial_row
+
+        try:
+            yield
+        except (StorageInternalError, SQLAlchemyError) as error:
+            cause = getattr(error.__cause__ or error, "orig", None) or error
+            raise InputError(f"the database failed: {cause}") from error
+
+
+def studies(storage: Storage = None, as_json: AsJson = False) -> None:
+    """List the studies of a database: trials by state, the best value, and who runs them."""
+    with _questions():
+        from hpo.queries import describe_study, open_for_questions, study_rows
+        from hpo.strict_json import to_json
+
+        rows = study_rows(*open_for_questions(None, storage))
+        if as_json:
+            print(to_json(rows, indent=2))
+            return
+        for row in rows:
+            print(describe_study(row))
+
+
+def best(study: Name = None, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Show the best trial that meets the study's requirements, and where its model is."""
+    with _questions():
+        from hpo.queries import best_trials, find_study, requirement_lines
+        from hpo.strict_json import to_json
+        from hpo.summary import baselines_of, describe, trial_row
         from hpo.text import score
 
-        found = _load(study, storage)
-        trials = found.best_trials if len(found.directions) > 1 else [best_trial(found)]
-        rows = [trial for trial in trials if trial is not None]
-        if not rows:
-            raise InputError(f"study {found.study_name!r} has no completed trial yet.")
+        found = find_study(study, storage)
+        trials = best_trials(found)
         if as_json:
-            records = [trial_row(trial) for trial in rows]
-            several = len(found.directions) > 1
-            print(json.dumps(records if several else records[0], indent=2))
+            records = [trial_row(trial) for trial in trials]
+            several = len(found.study.directions) > 1
+            print(to_json(records if several else records[0], indent=2))
             return
-        for trial in rows:
+        for trial in trials:
             print(describe(trial))
             row = trial_row(trial)
             for name, value in row["metrics"].items():
                 print(f"  {name}: {score(value) if isinstance(value, float) else value}")
+            for line in requirement_lines(found.study, trial):
+                print(f"  {line}")
             if row["model"]:
                 print(f"  model: {row['model']}")
-        for record in baselines_of(found):
+        for record in baselines_of(found.study):
             names = ", ".join(map(str, record["params"].values()))
             print(f"untuned {names}: {score(record['value'])}")
 
 
 def trials(
-    study: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
+    study: Name = None,
     storage: Storage = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one trial a line.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV: a column a parameter (param.NAME) and metric.")
+    ] = False,
 ) -> None:
     """List the trials of a study."""
-    with errors():
+    with _questions():
+        from hpo.errors import InputError
+        from hpo.queries import find_study, write_csv
+        from hpo.strict_json import to_json
         from hpo.summary import describe, trial_row
 
-        found = _load(study, storage)
-        for trial in found.get_trials(deepcopy=False):
+        if as_json and as_csv:
+            raise InputError("--json and --csv exclude each other: give one of them.")
+        found = find_study(study, storage).study
+        listed = found.get_trials(deepcopy=False)
+        if as_csv:
+            write_csv(listed, len(found.directions), sys.stdout)
+            return
+        for trial in listed:
+            row = trial_row(trial)
             if as_json:
-                print(json.dumps(trial_row(trial)))
-            else:
-                cause = trial_row(trial)["cause"]
-                state = trial.state.name.lower()
-                why = f" ({cause})" if cause not in (None, "ok", "pruned") else ""
-                print(f"{state}{why} · {describe(trial)}")
+                print(to_json(row))
+                continue
+            why = [row["cause"]] if row["cause"] not in (None, "ok", "pruned") else []
+            why += [] if row["feasible"] else ["infeasible"]
+            state = row["state"] + (f" ({', '.join(why)})" if why else "")
+            print(f"{state} · {describe(trial)}")
 
 
-def _load(study: str | None, storage: str | None) -> Study:
-    """Load the study named, or the only one there is."""
-    import optuna
+def enqueue(
+    params: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A parameter, or a JSON object of several. Repeatable. The rest is drawn.",
+        ),
+    ],
+    study: Name = None,
+    storage: Storage = None,
+) -> None:
+    """Queue a trial with these parameters, while the study runs or before it does."""
+    with _questions():
+        from hpo.enqueue import enqueue as add
+        from hpo.enqueue import parse_params
+        from hpo.queries import describe_params, find_study
+        from storage import owner_of
 
-    from hpo.errors import InputError
-    from hpo.settings import load
-    from storage import mask_url, open_storage
-
-    flags = {"study": study, "storage": storage}
-    settings = load({name: value for name, value in flags.items() if value is not None})
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _refuse_missing_file(settings.storage)
-    opened = open_storage(settings.storage)
-    names = sorted(each.study_name for each in opened.get_all_studies())
-    where = mask_url(settings.storage)
-    listed = ", ".join(names) or "none"
-    if settings.study is None and len(names) != 1:
-        raise InputError(f"{where} holds {len(names)} studies: name one with --study ({listed}).")
-    name = settings.study or names[0]
-    if name not in names:
-        raise InputError(f"{where} holds no study {name!r}; it holds {listed}.")
-    return optuna.load_study(study_name=name, storage=opened)
+        given = parse_params(params)
+        found = find_study(study, storage)
+        queued = add(found.study, given)
+        print(f"trial {queued.number} waits · {describe_params(queued.params)}")
+        if queued.unchecked:
+            print(f"not checked: {queued.unchecked}")
+        owner = owner_of(found.settings.storage, found.study.study_name)
+        if owner is None:
+            print("no coordinator runs the study: its next run takes the trial up first")
+        else:
+            print(f"its coordinator takes it up next: {owner}")
 
 
-def _refuse_missing_file(url: str) -> None:
-    """Refuse to read a SQLite file that is not there: opening it would make an empty one."""
-    from hpo.errors import InputError
+def log(
+    study: Name = None,
+    storage: Storage = None,
+    trial: Annotated[int | None, typer.Option(help="Only what happened to this trial.")] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help="Only moments of this kind. Repeatable."),
+    ] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Only so many, the newest.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one moment a line.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on printing what happens, until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Show a study's log of decisions, in local time."""
+    with _questions():
+        from hpo.log_view import Wanted, find_log, print_log
+        from hpo.queries import find_study
 
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        raise InputError(
-            f"{url}: there is no such file; run a study first (python -m hpo.run), or name "
-            "another database with --storage."
+        wanted = Wanted(trial, kind or ())
+        print_log(find_log(find_study(study, storage)), wanted, last, as_json, follow)
+
+
+def dashboard(
+    study: Annotated[
+        str | None, typer.Option(help="Study whose page to name. [default: the only one]")
+    ] = None,
+    storage: Storage = None,
+    host: Annotated[str, typer.Option(help="Name or address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at; 0 takes any free one.")] = 8080,
+    allow_writes: Annotated[
+        bool, typer.Option("--allow-writes", help="Let the pages change the database.")
+    ] = False,
+) -> None:
+    """Serve optuna-dashboard on a study's database, read-only, to this machine.
+
+    With a password in the environment variable HPO_DASHBOARD_PASSWORD it is asked for, and other
+    addresses than those of this machine can be served.
+    """
+    with errors():
+        import optuna
+
+        from hpo.dashboard import PASSWORD_VARIABLE, serve
+        from hpo.settings import load
+
+        flags = {"study": study, "storage": storage}
+        settings = load({name: value for name, value in flags.items() if value is not None})
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        serve(
+            settings.storage,
+            study=settings.study,
+            host=host,
+            port=port,
+            allow_writes=allow_writes,
+            password=os.environ.get(PASSWORD_VARIABLE) or None,
+            say=lambda line: print(line, flush=True),
         )

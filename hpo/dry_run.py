@@ -8,9 +8,9 @@ from pathlib import Path
 from hpo.errors import InputError
 from hpo.executors.local import machine_slots
 from hpo.objective import Objective
+from hpo.opening import directions_of, name_of
 from hpo.sampling import make_pruner, make_sampler
 from hpo.settings import Settings
-from hpo.study import directions_of, name_of
 from storage import mask_url
 
 

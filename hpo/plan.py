@@ -10,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, distribution_to_json
 
 from hpo.attempts import Attempt, LiveTrial, trial_seed
 from hpo.protocol import BASELINE_TRIAL, Direction, ObjectiveSpec, Param, Task
+from hpo.requirements import Requirement
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Plan:
         directory: Where logs, checkpoints and models go.
         seed: The study's seed.
         timeout: Seconds after which no new trial starts; ``None`` for no limit.
+        target: A value that ends the search when a feasible trial reaches it.
+        patience: So many finished trials without a better one end the search.
+        trial_timeout: Seconds that one attempt may run; ``None`` for no limit.
+        requirements: What a trial's metrics must meet to be feasible.
         retries: Further attempts for a trial that the infrastructure lost.
         max_failures: So many failed trials stop the study.
         keep: How many of the best trials keep their directory.
@@ -35,10 +40,19 @@ class Plan:
     directory: Path
     seed: int
     timeout: float | None = None
+    target: float | None = None
+    patience: int | None = None
+    trial_timeout: float | None = None
+    requirements: tuple[Requirement, ...] = ()
     retries: int = 3
     max_failures: int = 20
     keep: int = 3
     data: Path | None = None
+
+    @property
+    def journal(self) -> Path:
+        """The file of events that wait for the database."""
+        return self.directory / "unwritten.jsonl"
 
     @property
     def trials_directory(self) -> Path:

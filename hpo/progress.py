@@ -17,6 +17,9 @@ from hpo.text import duration, score
 
 DETAIL_INDENT = "    "
 
+TOO_MUCH = ("begin", "ask", "verdict", "end")
+"""Kinds of moments that only a log is for."""
+
 
 def make_progress(stream: TextIO | None = None) -> Observer:
     """Return the view that suits ``stream`` (stdout by default)."""
@@ -37,7 +40,9 @@ class PlainProgress:
         self._stream = stream
 
     def on(self, moment: Moment, status: Status) -> None:
-        """Print ``moment``."""
+        """Print ``moment`` if it is news to people."""
+        if moment.kind in TOO_MUCH:
+            return
         print(f"[{status.finished:>3}/{status.trials}] {moment.text}", file=self._stream)
         for line in moment.detail.splitlines():
             print(DETAIL_INDENT + line, file=self._stream)
@@ -65,7 +70,7 @@ class LiveProgress:
 
     def on(self, moment: Moment, status: Status) -> None:
         """Show ``moment`` if it would be missed in the view, and update the view."""
-        if moment.kind in ("failed", "retry", "baseline"):
+        if moment.kind in ("failed", "retry", "baseline", "stop", "database"):
             style = "red" if moment.kind == "failed" else None
             self._console.print(Text(moment.text, style=style or ""))
             for line in moment.detail.splitlines():
@@ -106,6 +111,10 @@ def headline(status: Status) -> str:
     elif status.baseline is not None:
         parts.append(f"untuned {score(status.baseline[0])}")
     parts += [f"{status.pruned} pruned", f"{status.failed} failed"]
+    if status.infeasible:
+        parts.append(f"{status.infeasible} infeasible")
+    if status.away:
+        parts.append("the database is away")
     left = status.seconds_left()
     if left is not None:
         parts.append(f"about {duration(left)} left")

@@ -6,6 +6,7 @@ from typing import Any
 
 from optuna import Study
 from optuna.storages import BaseStorage
+from optuna.trial import TrialState
 from pydantic import BaseModel
 
 from hpo.errors import InputError
@@ -22,12 +23,18 @@ class StudyRecord(BaseModel):
         options: The objective's options.
         seed: The seed that splits and trials of this study use.
         directory: Where logs, checkpoints and models are.
+        require: What a trial's metrics must meet to be feasible.
+        sampler: The sampler of the newest run.
+        pruner: The pruner of the newest run.
     """
 
     objective: str | None
     options: dict[str, Any] | None
     seed: int
     directory: str
+    require: tuple[str, ...] = ()
+    sampler: str | None = None
+    pruner: str | None = None
 
     @classmethod
     def find(cls, storage: BaseStorage, name: str) -> StudyRecord | None:
@@ -52,20 +59,23 @@ class StudyRecord(BaseModel):
             InputError: The run would mix two objectives or two search spaces in one study.
         """
         if RECORD not in study.user_attrs:
-            study.set_user_attr(RECORD, self.model_dump())
+            study.set_user_attr(RECORD, self.model_dump(mode="json"))
             return []
         old = StudyRecord.of(study)
+        name = study.study_name
         if old.objective != self.objective:
             raise InputError(
-                f"study {study.study_name!r} was made with the objective {old.objective}, not "
+                f"study {name!r} was made with the objective {old.objective}, not "
                 f"{self.objective}; its trials would not compare: use --study NEW."
             )
-        changes = _differences(old.options or {}, self.options or {})
+        changes = differences(old.options or {}, self.options or {})
         if changes:
             raise InputError(
-                f"study {study.study_name!r} was made with other settings: {'; '.join(changes)}. "
-                "Its trials would not compare: go back to those settings, or use --study NEW."
+                f"study {name!r} was made with other settings: {'; '.join(changes)}. Its trials "
+                "would not compare: go back to those settings, or start another study with "
+                f"--study NEW; with --from {name} it begins with the trials that fit."
             )
+        self._settle_requirements(old, study)
         notes = []
         if old.seed != self.seed:
             notes.append(
@@ -73,19 +83,34 @@ class StudyRecord(BaseModel):
             )
         if old.directory != self.directory:
             notes.append(f"the study moves from {old.directory} to {self.directory}")
-            study.set_user_attr(
-                RECORD, old.model_copy(update={"directory": self.directory}).model_dump()
-            )
+        for what in ("sampler", "pruner"):
+            before, now = getattr(old, what), getattr(self, what)
+            if before not in (None, now):
+                notes.append(f"the {what} was {before}, and is {now} from here on")
+        kept = self.model_copy(update={"seed": old.seed})
+        if kept != old:
+            study.set_user_attr(RECORD, kept.model_dump(mode="json"))
         return notes
 
+    def _settle_requirements(self, old: StudyRecord, study: Study) -> None:
+        """Refuse other requirements than those that finished trials were judged by."""
+        complete = (TrialState.COMPLETE,)
+        if old.require != self.require and study.get_trials(deepcopy=False, states=complete):
+            before, now = (", ".join(each) or "nothing" for each in (old.require, self.require))
+            raise InputError(
+                f"study {study.study_name!r} requires {before}, not {now} (--require); its "
+                "finished trials were judged by that, which cannot change. Go back to it, or "
+                f"judge them anew in another study: --study NEW --from {study.study_name}."
+            )
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """Say where two JSON objects differ, one entry a leaf."""
     found = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            found += _differences(before, after, f"{prefix}{key}.")
+            found += differences(before, after, f"{prefix}{key}.")
         elif before != after:
             found.append(f"{prefix}{key} was {before!r}, now {after!r}")
     return found

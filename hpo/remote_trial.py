@@ -133,7 +133,9 @@ class RemoteTrial(BaseTrial):
         if known is not None and self._task.number == BASELINE_TRIAL:
             return self._params[name]  # given, not sampled: as with optuna.trial.FixedTrial
         if known is not None:
-            check_distribution_compatibility(known, distribution)
+            # As JSON, since tuples among the choices became lists on the way here.
+            if distribution_to_json(known) != distribution_to_json(distribution):
+                check_distribution_compatibility(known, distribution)
             value = self._params[name]
             if isinstance(distribution, CategoricalDistribution):
                 # JSON turned tuples into lists on the way; hand back the objective's own choice.

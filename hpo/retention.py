@@ -7,11 +7,14 @@ stays only while the trial is among the best.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from optuna import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+
+from hpo.tally import is_feasible
 
 MODEL = "model"
 """The user attribute of a trial that says where its weights were written."""
@@ -33,10 +36,14 @@ class Retention:
         self._keep = keep
         self._several = len(study.directions) > 1
         self._sign = -1.0 if study.directions[0] is StudyDirection.MAXIMIZE else 1.0
+        self._kept: list[tuple[bool, float, int]] = []
+
+    def recount(self, trials: Iterable[FrozenTrial]) -> None:
+        """Learn which of ``trials`` have a directory."""
         self._kept = [
             self._rank(trial)
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            if self._directory_of(trial.number).is_dir()
+            for trial in trials
+            if trial.state is TrialState.COMPLETE and self._directory_of(trial.number).is_dir()
         ]
 
     def after(self, trial: FrozenTrial) -> None:
@@ -47,22 +54,20 @@ class Retention:
         if trial.state is not TrialState.COMPLETE or not any(directory.iterdir()):
             shutil.rmtree(directory)
             return
-        self._kept.append(self._rank(trial))
+        kept = sorted({*self._kept, self._rank(trial)})
+        keep = self._keep
         if self._several:
             front = {best.number for best in self._study.best_trials}
-            self._kept.sort(key=lambda rank: rank[1] not in front)
+            kept.sort(key=lambda rank: rank[2] not in front)
             keep = len(front)
-        else:
-            self._kept.sort()
-            keep = self._keep
-        for _, number in self._kept[keep:]:
+        for _, _, number in kept[keep:]:
             shutil.rmtree(self._directory_of(number), ignore_errors=True)
-        del self._kept[keep:]
+        self._kept = kept[:keep]
 
     def _directory_of(self, number: int) -> Path:
         return self._trials / str(number)
 
-    def _rank(self, trial: FrozenTrial) -> tuple[float, int]:
-        """Return a key that sorts the best first, the older of equals before the younger."""
+    def _rank(self, trial: FrozenTrial) -> tuple[bool, float, int]:
+        """Return a key that sorts the best first: feasible ones, then better, then older ones."""
         value = trial.values[0] if trial.values else float("inf")
-        return self._sign * value, trial.number
+        return not is_feasible(trial), self._sign * value, trial.number

@@ -25,11 +25,15 @@ from pydantic import (
 
 from hpo.errors import InputError
 from hpo.protocol import Direction
+from hpo.requirements import parse_requirements
 
 CONFIG_FILE = "sweep.toml"
 """Read from the current directory if it is there and no other is named."""
 
 ENVIRONMENT_PREFIX = "HPO_"
+
+_FLAGS = {"from_study": "--from"}
+"""Flags that are not called like their setting, as that word is taken in Python."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -67,6 +71,11 @@ def _study_name(name: str) -> str:
     return name
 
 
+def _requirements(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return requirements as they are written in the database; refuse what is none."""
+    return tuple(str(each) for each in parse_requirements(texts))
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_several)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0, allow_inf_nan=False)]
 
@@ -86,6 +95,11 @@ class Settings(BaseModel):
         direction: ``minimize`` or ``maximize``, once for each value the objective returns.
         space: Changes to the built-in search space, by parameter.
         timeout: Seconds (or ``30m``, ``2h``) after which no new trial starts.
+        target: An objective value that ends the search once a feasible trial reaches it.
+        patience: So many finished trials without a better one end the search.
+        trial_timeout: Seconds (or ``30m``) that one attempt of a trial may run.
+        require: What a trial's metrics must meet to win: ``recall>=0.5``.
+        from_study: A study of the same storage whose compatible trials a new study begins with.
         seed: Seed of the sampler, of the splits and of every trial.
         sampler: Name of Optuna's sampler.
         pruner: Name of Optuna's pruner.
@@ -93,6 +107,7 @@ class Settings(BaseModel):
         keep: How many of the best trials keep their weights.
         retries: Further attempts for a trial whose worker was lost.
         max_failures: So many failed trials stop the study.
+        db_grace: Seconds (or ``10m``) that the database may be away.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -108,6 +123,11 @@ class Settings(BaseModel):
     direction: Annotated[tuple[Direction, ...], BeforeValidator(_several)] = ()
     space: dict[str, Any] = {}
     timeout: Seconds | None = None
+    target: float | None = Field(None, allow_inf_nan=False)
+    patience: int | None = Field(None, gt=0)
+    trial_timeout: Seconds | None = None
+    require: Annotated[Names, AfterValidator(_requirements)] = ()
+    from_study: str | None = None
     seed: int = Field(0, ge=0, lt=2**31)
     sampler: str = "tpe"
     pruner: str = "median"
@@ -115,6 +135,7 @@ class Settings(BaseModel):
     keep: int = Field(3, gt=0)
     retries: int = Field(3, ge=0)
     max_failures: int = Field(20, gt=0)
+    db_grace: Seconds = 600.0
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def source_of(self, name: str) -> str:
@@ -176,7 +197,7 @@ def load(
         if name != "space" and environment.get(variable):
             values[name], sources[name] = environment[variable], variable
     for name, value in flags.items():
-        flag = "--" + name.replace("_", "-")
+        flag = _FLAGS.get(name) or "--" + name.replace("_", "-")
         if name == "space" and name in values:
             values[name], sources[name] = {**values[name], **value}, f"{sources[name]} or {flag}"
         else:

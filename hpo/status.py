@@ -69,9 +69,11 @@ class Status:
         pruned: Pruned trials, likewise.
         failed: Failed trials, likewise.
         infeasible: How many of the completed trials break a requirement.
+        since_best: Finished trials since the best one got better.
         best: Value and number of the best completed trial that is feasible.
         baseline: Value and name of the best untuned baseline.
         running: What runs now, by attempt id.
+        away: Whether the database is away; trials go on, and nothing can be written.
     """
 
     study: str
@@ -82,9 +84,11 @@ class Status:
     pruned: int = 0
     failed: int = 0
     infeasible: int = 0
+    since_best: int = 0
     best: tuple[float, int] | None = None
     baseline: tuple[float, str] | None = None
     running: dict[str, RunningTrial] = field(default_factory=dict)
+    away: bool = False
     began: float = field(default_factory=time.monotonic)
     finished_before: int = 0
 

@@ -6,49 +6,34 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
-import shutil
-import signal
-import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import optuna
 from optuna import Study
 from optuna.exceptions import StorageInternalError
 
 from hpo.coordinator import Coordinator
+from hpo.database import Database
 from hpo.errors import InputError, StudyStoppedError
-from hpo.executors import Executor
-from hpo.executors.inline import InlineExecutor
-from hpo.executors.local import LocalExecutor
+from hpo.events import EventLog
+from hpo.notes import Notes
 from hpo.objective import Objective, load_objective, spec_of, spec_of_reference
+from hpo.opening import make_executor, name_of, open_study, prepare, undo_new_files
 from hpo.plan import Plan
-from hpo.protocol import Direction, ObjectiveSpec
+from hpo.protocol import ObjectiveSpec
 from hpo.record import StudyRecord
+from hpo.requirements import parse_requirements
 from hpo.sampling import make_pruner, make_sampler
 from hpo.settings import Settings, check
+from hpo.signals import signals
 from hpo.status import Observer, Status
 from hpo.summary import publish_best, summary
-from storage import create_views, mask_url, open_storage, own_study
-
-BUILT_IN = "objectives:FineTune"
-"""The objective of a run that names none."""
-
-FORK_SAFE_LIBRARIES = (
-    "numpy",
-    "pandas",
-    "sklearn",
-    "torch",
-    "transformers",
-    "sentence_transformers",
-)
-"""Slow to import and safe to fork after it: preloaded for an objective that imports them."""
+from storage import create_views, is_outage, mask_url, open_storage, own_study
 
 
 @dataclass(frozen=True)
@@ -76,6 +61,11 @@ def optimize(
     workers: int | None = None,
     direction: str | Sequence[str] = (),
     timeout: float | str | None = None,
+    target: float | None = None,
+    patience: int | None = None,
+    trial_timeout: float | str | None = None,
+    require: Sequence[str] = (),
+    from_study: str | None = None,
     seed: int = 0,
     sampler: str = "tpe",
     pruner: str = "median",
@@ -83,6 +73,7 @@ def optimize(
     keep: int = 3,
     retries: int = 3,
     max_failures: int = 20,
+    db_grace: float | str = 600.0,
     progress: bool = True,
 ) -> Study:
     """Run ``objective`` until its study has ``trials`` finished trials.
@@ -102,6 +93,11 @@ def optimize(
         direction: ``minimize`` or ``maximize``; several for several values. By default what the
             objective says, else ``minimize``, as in Optuna.
         timeout: Seconds (or ``"30m"``) after which no new trial starts.
+        target: An objective value that ends the search once a feasible trial reaches it.
+        patience: So many finished trials without a better one end the search.
+        trial_timeout: Seconds (or ``"30m"``) that one attempt of a trial may run.
+        require: What a trial's metrics must meet to win: ``["recall>=0.5"]``.
+        from_study: A study of the same storage whose compatible trials a new study begins with.
         seed: Seed of the sampler and of every trial.
         sampler: ``tpe``, ``random``, ``qmc`` or ``nsgaii``.
         pruner: ``median``, ``percentile``, ``asha``, ``hyperband`` or ``none``.
@@ -109,6 +105,7 @@ def optimize(
         keep: How many of the best trials keep their weights.
         retries: Further attempts for a trial whose worker was lost.
         max_failures: So many failed trials stop the study.
+        db_grace: Seconds (or ``"10m"``) that the database may be away.
         progress: Whether to print what happens.
 
     Returns:
@@ -117,7 +114,7 @@ def optimize(
     Raises:
         InputError: A setting or an objective that cannot be used (a ``ValueError``).
         storage.StorageError: A database that cannot be used (a ``ValueError``).
-        StudyStoppedError: The objective failed too often.
+        StudyStoppedError: The objective failed too often, or the database was away for too long.
     """
     given = {
         name: value for name, value in locals().items() if name not in ("objective", "progress")
@@ -140,41 +137,6 @@ def _observers(progress: bool) -> list[Observer]:
     return [make_progress()]
 
 
-def objective_of(settings: Settings) -> tuple[Objective, ObjectiveSpec]:
-    """Return the objective that ``settings`` name, and how a worker finds it.
-
-    Raises:
-        InputError: It cannot be imported or built.
-    """
-    if settings.objective is not None:
-        spec = spec_of_reference(settings.objective)
-    else:
-        options: dict[str, Any] = {"data": settings.data, "space": settings.space}
-        if settings.models is not None:
-            options["models"] = settings.models
-        spec = ObjectiveSpec(reference=BUILT_IN, options=options)
-    try:
-        return load_objective(spec), spec
-    except InputError:
-        raise
-    except ValueError as error:  # the objective's own refusal of its options
-        said = str(error)
-        if said.startswith("space:"):
-            said = settings.source_of("space") + said.removeprefix("space")
-        raise InputError(said) from error
-
-
-def name_of(settings: Settings, objective: Objective) -> str:
-    """Return the study's name: the one given, else the data's or the objective's."""
-    if settings.study is not None:
-        return settings.study
-    name = getattr(objective, "study_name", None) or getattr(objective, "__name__", None)
-    if name == "objective":  # what most are called: the module says more
-        name = objective.__module__.rpartition(".")[2].replace("__main__", "study")
-    words = "".join(c if c.isalnum() or c in "._-" else "-" for c in str(name or "study"))
-    return words.strip("-._") or "study"
-
-
 def run_study(
     objective: Objective,
     spec: ObjectiveSpec | None,
@@ -193,28 +155,41 @@ def run_study(
 
     Raises:
         InputError, storage.StorageError: Bad input; nothing new is left behind.
-        StudyStoppedError: The objective failed too often.
+        StudyStoppedError: The objective failed too often, or the database was away for too long.
     """
     _refuse_nested_run()
+    with _database_failures(settings):
+        return _run_study(objective, spec, settings, observers, say)
+
+
+def _run_study(
+    objective: Objective,
+    spec: ObjectiveSpec | None,
+    settings: Settings,
+    observers: Sequence[Observer],
+    say: Callable[[str], None],
+) -> Outcome:
     name = name_of(settings, objective)
     directory = (settings.out / name).resolve()
     make_sampler(settings.sampler, settings.seed)
     make_pruner(settings.pruner)
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as undo:
         stack.enter_context(_quiet_optuna())
-        _undo_new_files(undo, settings, directory)
+        undo_new_files(undo, settings, directory)
         storage = open_storage(settings.storage)
         stack.callback(storage.remove_session)
-        stack.enter_context(own_study(settings.storage, name))
+        database = Database(lambda: own_study(settings.storage, name), settings.db_grace)
+        stack.callback(database.release)
         record = StudyRecord.find(storage, name)
         seed = settings.seed if record is None else record.seed
-        prepared, lines = _prepare(objective, directory, seed)
+        prepared, lines = prepare(objective, directory, seed)
         if prepared is not objective:
             spec = spec_of(prepared)
         create_views(storage)
-        study, notes = _open_study(storage, name, prepared, spec, settings, directory)
+        opened = open_study(storage, name, prepared, spec, settings, directory)
+        study = opened.study
         executor = stack.enter_context(
-            contextlib.closing(_make_executor(prepared, spec, settings, directory))
+            contextlib.closing(make_executor(prepared, spec, settings, directory))
         )
         undo.pop_all()
         if observers:
@@ -222,15 +197,22 @@ def run_study(
                 f"study {name} · {settings.trials} trials · {executor.description} · "
                 f"{mask_url(settings.storage)}"
             )
-            for line in [*lines, *notes]:
+            for line in [*lines, *opened.notes]:
                 say(line)
         data = directory / "data" if hasattr(prepared, "prepare") else None
         plan = _plan(settings, name, spec, directory, seed, data)
-        coordinator = Coordinator(study, storage, prepared, executor, plan, observers)
-        stopped = _run(coordinator, observers, settings)
+        watching = [EventLog(directory / "events.jsonl"), *observers, Notes(study, storage, plan)]
+        coordinator = Coordinator(
+            study, storage, database, prepared, executor, plan, watching, opened.imports
+        )
+        stack.enter_context(signals(coordinator))
+        stopped = _run(coordinator, watching, database)
+        if database.is_away and stopped is not None:
+            raise stopped  # there is nothing to sum up from
         published = publish_best(study, directory)
         if observers:
-            for line in summary(study, coordinator.status, settings, published):
+            status, early = coordinator.status, coordinator.ended_early
+            for line in summary(study, status, early, settings, published):
                 say(line)
         if stopped is not None:
             raise stopped
@@ -252,6 +234,10 @@ def _plan(
         directory=directory,
         seed=seed,
         timeout=settings.timeout,
+        target=settings.target,
+        patience=settings.patience,
+        trial_timeout=settings.trial_timeout,
+        requirements=parse_requirements(settings.require),
         retries=settings.retries,
         max_failures=settings.max_failures,
         keep=settings.keep,
@@ -260,23 +246,32 @@ def _plan(
 
 
 def _run(
-    coordinator: Coordinator, observers: Sequence[Observer], settings: Settings
+    coordinator: Coordinator, observers: Sequence[Observer], database: Database
 ) -> StudyStoppedError | None:
-    """Run the loop; return what stopped it short, if there is still something to sum up."""
+    """Run the loop; return what stopped it short, as there may still be something to sum up."""
     try:
-        with _signals(coordinator):
-            coordinator.run()
+        coordinator.run()
     except StudyStoppedError as error:
         return error
-    except StorageInternalError as error:
+    finally:
+        for observer in observers:
+            with database.riding_out():
+                observer.close()
+    return None
+
+
+@contextlib.contextmanager
+def _database_failures(settings: Settings) -> Iterator[None]:
+    """Turn a failure of the database that nobody rode out into one message."""
+    try:
+        yield
+    except Exception as error:
+        if not (is_outage(error) or isinstance(error, StorageInternalError)):
+            raise
         raise StudyStoppedError(
             f"the database {mask_url(settings.storage)} failed: {error.__cause__ or error}; "
             "when it is back, the same command goes on where this one stopped."
         ) from error
-    finally:
-        for observer in observers:
-            observer.close()
-    return None
 
 
 def _refuse_nested_run() -> None:
@@ -292,24 +287,6 @@ def _refuse_nested_run() -> None:
         )
 
 
-def _undo_new_files(undo: contextlib.ExitStack, settings: Settings, directory: Path) -> None:
-    """Have ``undo`` remove what this run is going to create, should it fail before it begins."""
-    new = [path for path in (directory, directory.parent) if not path.exists()]
-    if settings.storage.startswith("sqlite:///"):
-        database = Path(settings.storage.removeprefix("sqlite:///"))
-        if not database.exists():
-            new += [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
-
-    def remove() -> None:
-        for path in new:
-            if path.is_dir() and (path == directory or not any(path.iterdir())):
-                shutil.rmtree(path)
-            elif path.is_file():
-                path.unlink()
-
-    undo.callback(remove)
-
-
 @contextlib.contextmanager
 def _quiet_optuna() -> Iterator[None]:
     """Leave the terminal to our own progress while a study runs."""
@@ -321,97 +298,3 @@ def _quiet_optuna() -> Iterator[None]:
             yield
     finally:
         optuna.logging.set_verbosity(before)
-
-
-def _prepare(objective: Objective, directory: Path, seed: int) -> tuple[Objective, list[str]]:
-    prepare = getattr(objective, "prepare", None)
-    if prepare is None:
-        return objective, []
-    try:
-        prepared, lines = prepare(directory, seed)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    return prepared, list(lines)
-
-
-def _open_study(
-    storage: optuna.storages.BaseStorage,
-    name: str,
-    objective: Objective,
-    spec: ObjectiveSpec | None,
-    settings: Settings,
-    directory: Path,
-) -> tuple[Study, list[str]]:
-    """Create the study, or load it and see that it is the same one; also return notes on it."""
-    directions = list(directions_of(settings, objective))
-    known = name in {each.study_name for each in storage.get_all_studies()}
-    if known:
-        study = optuna.load_study(study_name=name, storage=storage)
-        recorded = [direction.name.lower() for direction in study.directions]
-        if recorded != directions:
-            raise InputError(
-                f"study {name!r} was made with --direction {', '.join(recorded)}, not "
-                f"{', '.join(directions)}; a study's directions cannot change: use --study NEW."
-            )
-    else:
-        study = optuna.create_study(study_name=name, storage=storage, directions=directions)
-    metric = getattr(objective, "metric_name", None)
-    if metric is not None and len(directions) == 1 and study.metric_names is None:
-        study.set_metric_names([metric])
-    record = StudyRecord(
-        objective=spec.reference if spec is not None else None,
-        # Through JSON, as it comes back from the storage: tuples are lists there.
-        options=json.loads(json.dumps(spec.options)) if spec is not None else None,
-        seed=settings.seed,
-        directory=str(directory),
-    )
-    notes = record.settle(study)
-    # A resumed sampler with the first run's seed would draw the first run's random numbers again.
-    seed = StudyRecord.of(study).seed + len(study.get_trials(deepcopy=False))
-    study.sampler = make_sampler(settings.sampler, seed)
-    study.pruner = make_pruner(settings.pruner)
-    return study, notes
-
-
-def directions_of(settings: Settings, objective: Objective) -> tuple[Direction, ...]:
-    """Return the directions given, else the objective's own, else Optuna's default."""
-    own: Direction | Sequence[Direction] = getattr(objective, "direction", "minimize")
-    return settings.direction or ((own,) if isinstance(own, str) else tuple(own))
-
-
-def _make_executor(
-    objective: Objective, spec: ObjectiveSpec | None, settings: Settings, directory: Path
-) -> Executor:
-    if settings.executor == "inline":
-        return InlineExecutor(objective)
-    if spec is None:
-        raise InputError(
-            f"the objective {getattr(objective, '__name__', objective)!r} has no name that a "
-            "worker process could import (a lambda, a nested function, or one of an interactive "
-            'session): move it to the top level of a module, or use executor="inline".'
-        )
-    preload = getattr(objective, "preload", None)
-    if preload is None:
-        preload = [module for module in FORK_SAFE_LIBRARIES if module in sys.modules]
-    return LocalExecutor(directory / "logs", settings.workers, preload)
-
-
-@contextlib.contextmanager
-def _signals(coordinator: Coordinator) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the study well: once to finish what runs, twice to stop it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals belong to the main thread, and so to whoever runs there
-        return
-
-    def on_signal(number: int, frame: object) -> None:
-        if coordinator.ended_early:
-            coordinator.interrupt()
-        else:
-            coordinator.drain("interrupted")
-
-    before = {each: signal.signal(each, on_signal) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

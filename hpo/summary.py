@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.coordinator import BASELINES
+from hpo.baselines import BASELINES
 from hpo.retention import MODEL
 from hpo.settings import Settings
 from hpo.status import Status
@@ -55,16 +56,34 @@ def publish_best(study: Study, directory: Path) -> Path | None:
     return best
 
 
-def summary(study: Study, status: Status, settings: Settings, model: Path | None) -> list[str]:
-    """Return what to say at the end, line by line."""
+def summary(
+    study: Study, status: Status, ended_early: str, settings: Settings, model: Path | None
+) -> list[str]:
+    """Return what to say at the end, line by line.
+
+    Args:
+        study: The study.
+        status: Where it stands.
+        ended_early: Why it ended before its number of trials; empty if it did not.
+        settings: The settings of the run.
+        model: Where the best model is, if there is one.
+    """
     counts = f"{status.complete} complete · {status.pruned} pruned · {status.failed} failed"
     lines = ["", f"done  {status.finished} of {status.trials} trials · {counts}"]
+    if ended_early:
+        lines += [f"end   {ended_early}"]
+    if settings.require:
+        feasible = status.complete - status.infeasible
+        rules = ", ".join(settings.require)
+        lines += [f"rules {feasible} of {status.complete} complete trials meet {rules}"]
     if len(study.directions) > 1:
         lines += [f"front {len(study.best_trials)} trials that none beats in every direction"]
         lines += [f"      {describe(trial)}" for trial in study.best_trials]
     elif (trial := best_trial(study)) is not None:
         lines += [f"best  {describe(trial)}"]
         lines += _against_baseline(trial, status)
+    elif status.complete:
+        lines += ["best  none: no completed trial meets the requirements"]
     else:
         lines += ["best  none yet: no trial has completed"]
     if model is not None:
@@ -76,9 +95,12 @@ def summary(study: Study, status: Status, settings: Settings, model: Path | None
     url = mask_url(settings.storage)
     chosen = "" if settings.storage == "sqlite:///hpo.db" else f" --storage {url}"
     lines += [
-        f"watch optuna-dashboard {url}",
+        f"watch hpo dashboard --study {study.study_name}{chosen}",
         f"ask   hpo best --study {study.study_name}{chosen}",
     ]
+    waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+    if waiting:
+        lines += [f"queue {waiting} enqueued trials wait for a larger --trials"]
     if status.finished < status.trials:
         lines += ["resume  the same command goes on where this one stopped"]
     else:
@@ -88,9 +110,9 @@ def summary(study: Study, status: Status, settings: Settings, model: Path | None
 
 def describe(trial: FrozenTrial) -> str:
     """Say which trial with which parameters."""
-    params = " · ".join(f"{name}={parameter(value)}" for name, value in trial.params.items())
     values = ", ".join(score(value) for value in trial.values or ())
-    return f"trial {trial.number} · {values} · {params}"
+    params = [f"{name}={parameter(value)}" for name, value in trial.params.items()]
+    return " · ".join([f"trial {trial.number}", *([values] if values else []), *params])
 
 
 def _against_baseline(trial: FrozenTrial, status: Status) -> list[str]:
@@ -109,20 +131,34 @@ def _short(path: Path) -> str:
 
 
 def trial_row(trial: FrozenTrial) -> dict[str, Any]:
-    """Return a trial as one flat JSON object, for ``hpo best --json`` and ``hpo trials --json``."""
-    attempts = trial.user_attrs.get("attempts", [])
-    metrics: Mapping[str, Any] = trial.user_attrs.get("metrics", {})
+    """Return a trial as one flat JSON object, for ``hpo best --json`` and ``hpo trials --json``.
+
+    Times are those of the coordinator's clock, without a zone, as Optuna keeps them. An objective
+    of somebody else's may have set ``metrics`` and ``attempts`` to anything: such are left out.
+    """
+    attempts = trial.user_attrs.get("attempts")
+    records = attempts if isinstance(attempts, list) else []
+    last = records[-1] if records and isinstance(records[-1], Mapping) else {}
+    metrics = trial.user_attrs.get("metrics")
     return {
         "number": trial.number,
         "state": trial.state.name.lower(),
         "values": trial.values,
         "params": trial.params,
-        "metrics": metrics,
+        "metrics": dict(metrics) if isinstance(metrics, Mapping) else {},
+        "feasible": all(violation <= 0 for violation in trial.constraints.values()),
+        "violations": trial.constraints,
         "seconds": trial.duration.total_seconds() if trial.duration is not None else None,
-        "attempts": len(attempts),
-        "cause": attempts[-1].get("cause") if attempts else None,
+        "started": _time(trial.datetime_start),
+        "completed": _time(trial.datetime_complete),
+        "attempts": len(records),
+        "cause": last.get("cause"),
         "model": trial.user_attrs.get(MODEL) if trial.state is TrialState.COMPLETE else None,
     }
+
+
+def _time(moment: datetime | None) -> str | None:
+    return moment.isoformat(" ", "milliseconds") if moment is not None else None
 
 
 def baselines_of(study: Study) -> list[dict[str, Any]]:

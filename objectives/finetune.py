@@ -77,6 +77,8 @@ class FineTune:
 
     metric_name = "validation ROC AUC"
     direction = "maximize"
+    # Another space, or other base models, leave the value of a trial what it is.
+    search_options = ("models", "space", "resolved.dimensions")
     preload = (
         "torch",
         "transformers.trainer",

@@ -1,8 +1,9 @@
 """Runs attempts on this machine in warm worker processes, one a GPU or a slice of the cores.
 
 A fork server imports the heavy libraries once; every worker is a fork of it, so a worker that died
-is replaced within milliseconds. Workers end with the coordinator, whatever ends it: two attempts of
-one trial never write to the same checkpoint.
+is replaced within milliseconds; one that no longer answers is killed and replaced, too. Workers end
+with the coordinator, whatever ends it; one that cannot, since it was stopped, is ended by the next
+coordinator. So two attempts of one trial never write to the same checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +25,16 @@ from typing import Any
 import psutil
 
 from hpo.executors import ExecutorError, Handle
-from hpo.executors.local_worker import QUIT, READY, REPLY, TASK, worker_main
+from hpo.executors.local_processes import Roll, created, kill, revive_fork_server, state_of
+from hpo.executors.local_worker import (
+    BEAT,
+    BEAT_SECONDS,
+    QUIT,
+    READY,
+    REPLY,
+    TASK,
+    worker_main,
+)
 from hpo.protocol import AnyEvent, AnyReply, Cause, Failed, Task, decode_event, encode
 from hpo.worker import log_tail
 
@@ -33,6 +43,13 @@ WORKER_MEMORY_BYTES = 3 << 30
 
 START_ATTEMPTS = 3
 """How often in a row a worker may die before it is ready; then something is wrong for good."""
+
+STOPPED_SECONDS = 5.0
+"""After so long without a sign of life, a worker whose process is stopped (SIGSTOP) is replaced."""
+
+SILENT_SECONDS = 60.0
+"""After so long without a sign of life, any worker is replaced. It is long, because a library that
+computes without letting go of Python's lock keeps a healthy worker silent, too."""
 
 QUIT_SECONDS = 3.0
 """How long idle workers get to end by themselves, all together, before they are killed."""
@@ -97,11 +114,13 @@ def visible_gpus() -> list[str]:
 class _Worker:
     slot: Slot
     process: ForkServerProcess
+    created: float | None
     connection: Connection
     ready: bool = False
     task: Task | None = None
     next_sequence: int = 0
     stopping: bool = False
+    silent: float = 0.0
 
     @property
     def sources(self) -> tuple[Any, ...]:
@@ -112,13 +131,28 @@ class LocalExecutor:
     """Runs attempts in worker processes on this machine.
 
     Args:
-        logs: Directory for what workers print outside of attempts.
+        directory: Directory for what workers print outside of attempts (``logs``), and for the last
+            words of each (``outcomes``).
         workers: How many workers; ``None`` for as many as the machine has room for.
         preload: Modules that the fork server imports once, for all workers.
+        silent_seconds: How long a worker may give no sign of life.
     """
 
-    def __init__(self, logs: Path, workers: int | None = None, preload: Sequence[str] = ()) -> None:
-        self._logs = logs
+    def __init__(
+        self,
+        directory: Path,
+        workers: int | None = None,
+        preload: Sequence[str] = (),
+        silent_seconds: float = SILENT_SECONDS,
+    ) -> None:
+        self._logs = directory / "logs"
+        self._outcomes = directory / "outcomes"
+        self._outcomes.mkdir(parents=True, exist_ok=True)
+        self._roll = Roll(directory / "processes.json")
+        self._roll.end_survivors()
+        self._silent_seconds = silent_seconds
+        self._found: list[AnyEvent] = []
+        self._last_look = time.monotonic()
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(preload))
         self._failed_starts = 0
@@ -147,45 +181,68 @@ class LocalExecutor:
         worker.stopping = False
         # A worker that died just now takes no task; its death is an event like any other.
         self._send(worker, TASK + encode(task))
-        return {
-            "process": worker.process.pid,
-            "process_created": psutil.Process(worker.process.pid).create_time()
-            if worker.process.is_alive()
-            else None,
-        }
+        return {"process": worker.process.pid, "process_created": worker.created}
 
     def attach(self, task: Task, handle: Handle) -> bool:
-        """Return False: a worker ends with its coordinator. One that did not yet is ended here."""
+        """Return whether the attempt left its final event; that is among the next events then.
+
+        A worker ends with its coordinator; one that could not, as it was stopped, is ended here.
+        """
         pid = handle.get("process")
-        if pid is None:
-            return False
-        try:
-            process = psutil.Process(pid)
-            if process.create_time() == handle.get("process_created"):
-                process.kill()
-                process.wait(timeout=10)
-        except psutil.NoSuchProcess:
-            pass  # gone, as it should be
+        if pid is not None:
+            kill(pid, handle.get("process_created"))
+        for path in self._outcomes.glob("*.json"):
+            event = decode_event(path.read_bytes())
+            if event.attempt == task.attempt:
+                self._found.append(event)
+                return True
         return False
 
     def events(self, timeout: float) -> list[AnyEvent]:
         """Return what the workers said; a dead worker is replaced and its attempt is lost."""
         sources = [source for worker in self._workers for source in worker.sources]
-        ready = set(multiprocessing.connection.wait(sources, timeout))
-        found: list[AnyEvent] = []
+        found, self._found = self._found, []
+        ready = set(multiprocessing.connection.wait(sources, 0 if found else timeout))
         for worker in [each for each in self._workers if not ready.isdisjoint(each.sources)]:
             # Death is asked first: what a worker said before it died is then read to the end.
             dead = not worker.process.is_alive()
             ended = self._read(worker, found)
             if dead or ended:
-                self._bury(worker, found)
+                if not dead:
+                    worker.process.join(1.0)  # it is about to end: let it say how
+                how = f"worker process {worker.process.pid} {_how(worker.process.exitcode)}"
+                self._bury(worker, how, found)
+        self._find_silent(found)
         return found
+
+    def _find_silent(self, found: list[AnyEvent]) -> None:
+        """Replace workers that give no sign of life.
+
+        Silence counts only while somebody listens: a coordinator that was away, in a database or as
+        the lid was closed, finds everybody silent when it comes back.
+        """
+        now = time.monotonic()
+        passed, self._last_look = min(now - self._last_look, BEAT_SECONDS), now
+        for worker in list(self._workers):
+            worker.silent += passed
+            if worker.silent < min(STOPPED_SECONDS, self._silent_seconds):
+                continue
+            state = state_of(worker.process.pid)
+            if state == psutil.STATUS_STOPPED or worker.silent >= self._silent_seconds:
+                how = (
+                    f"worker process {worker.process.pid} gave no sign of life for "
+                    f"{worker.silent:.0f} s ({state})"
+                )
+                self._bury(worker, how, found)
 
     def _read(self, worker: _Worker, found: list[AnyEvent]) -> bool:
         """Append what ``worker`` said to ``found``; return whether the line is closed."""
         try:
             while worker.connection.poll():
                 data = worker.connection.recv_bytes()
+                worker.silent = 0.0
+                if data == BEAT:
+                    continue
                 if data == READY:
                     worker.ready = True
                     self._failed_starts = 0
@@ -199,12 +256,13 @@ class LocalExecutor:
             return True
         return False
 
-    def _bury(self, worker: _Worker, found: list[AnyEvent]) -> None:
+    def _bury(self, worker: _Worker, message: str, found: list[AnyEvent]) -> None:
         """Replace a dead worker, and report the attempt that died with it."""
-        worker.process.kill()
+        # Not by worker.process alone: if the fork server died, that takes a live worker for dead.
+        kill(worker.process.pid, worker.created)
+        revive_fork_server()
         worker.process.join()
         worker.connection.close()
-        message = f"worker process {worker.process.pid} {_how(worker.process.exitcode)}"
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= START_ATTEMPTS:
@@ -238,6 +296,7 @@ class LocalExecutor:
 
     def close(self) -> None:
         """End all workers: an idle one by itself, one that runs an attempt at once."""
+        revive_fork_server()
         for worker in self._workers:
             if worker.task is None:
                 self._send(worker, QUIT)
@@ -263,16 +322,21 @@ class LocalExecutor:
             worker.connection.send_bytes(data)
 
     def _start(self, slot: Slot) -> _Worker:
+        revive_fork_server()
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=worker_main,
-            args=(theirs, slot.index, slot.threads, slot.gpu, str(self._log(slot))),
+            args=(
+                *(theirs, slot.index, slot.threads, slot.gpu),
+                *(str(self._log(slot)), str(self._outcomes / f"worker-{slot.index}.json")),
+            ),
             name=f"hpo-worker-{slot.index}",
             daemon=False,  # a daemonic process may not have children, and data loaders do
         )
         process.start()
         theirs.close()
-        return _Worker(slot, process, ours)
+        self._roll.add(process.pid)
+        return _Worker(slot, process, created(process.pid), ours)
 
     def _log(self, slot: Slot) -> Path:
         return self._logs / f"worker-{slot.index}.log"

@@ -13,6 +13,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,9 +27,14 @@ REPLY = b"R"
 QUIT = b"Q"
 """A message to a worker begins with one of these: a late reply is never taken for a task."""
 
+BEAT = b"beat"
+"""What a worker says every :data:`BEAT_SECONDS` to show that it lives."""
+
+BEAT_SECONDS = 1.0
+
 
 def worker_main(
-    connection: Connection, index: int, threads: int, gpu: str | None, log: str
+    connection: Connection, index: int, threads: int, gpu: str | None, log: str, outcome: str
 ) -> None:
     """Run the tasks that arrive until the coordinator says QUIT or closes the line.
 
@@ -38,6 +44,8 @@ def worker_main(
         threads: How many threads the libraries may use.
         gpu: The only GPU that this worker may see; ``None`` for none.
         log: File for output outside of attempts.
+        outcome: File for the final event of the newest attempt, written before it is sent: if the
+            coordinator dies first, the next one finds it there and need not run the attempt again.
     """
     # Ctrl-C reaches the whole process group; what happens then is the coordinator's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -47,7 +55,9 @@ def worker_main(
     with output_to(Path(log)):
         inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
-        connection.send_bytes(READY)
+        line = _Line(connection)
+        line.send(READY)
+        threading.Thread(target=_beat, args=(line,), daemon=True).start()
         while True:
             data = inbox.get()
             if data == QUIT:
@@ -55,7 +65,7 @@ def worker_main(
             if not data.startswith(TASK):
                 continue  # a reply to an attempt that has ended
             task = decode_task(data[len(TASK) :])
-            channel = _PipeChannel(connection, inbox)
+            channel = _PipeChannel(line, inbox, Path(outcome))
             with output_to(Path(task.log)):
                 run_attempt(task, channel, "cpu" if gpu is None else "cuda")
             if Path(task.log).stat().st_size == 0:
@@ -89,21 +99,45 @@ def _listen(connection: Connection, inbox: queue.SimpleQueue[bytes]) -> None:
             os._exit(0)
 
 
+def _beat(line: _Line) -> None:
+    while True:
+        line.send(BEAT)
+        time.sleep(BEAT_SECONDS)
+
+
+class _Line:
+    """The sending side of a connection, for several threads."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, data: bytes) -> None:
+        try:
+            with self._lock:
+                self._connection.send_bytes(data)
+        except OSError:
+            os._exit(0)  # the coordinator is gone, see the top of this module
+
+
 class _PipeChannel:
     """A worker's line to a coordinator in another process of this machine, for one attempt."""
 
-    def __init__(self, connection: Connection, inbox: queue.SimpleQueue[bytes]) -> None:
-        self._connection = connection
+    def __init__(self, line: _Line, inbox: queue.SimpleQueue[bytes], outcome: Path) -> None:
+        self._line = line
         self._inbox = inbox
+        self._outcome = outcome
         self._sequence = 0
 
     def send(self, make: Callable[[int], AnyEvent]) -> None:
-        data = encode(make(self._sequence))
+        event = make(self._sequence)
         self._sequence += 1
-        try:
-            self._connection.send_bytes(data)
-        except OSError:
-            os._exit(0)  # the coordinator is gone, see the top of this module
+        data = encode(event)
+        if event.kind in ("done", "failed"):
+            incoming = self._outcome.with_suffix(".new")
+            incoming.write_bytes(data)
+            incoming.rename(self._outcome)
+        self._line.send(data)
 
     def receive(self, timeout: float | None) -> AnyReply | None:
         try:

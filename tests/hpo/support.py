@@ -8,6 +8,17 @@ from typing import Any
 
 from hpo.protocol import AnyEvent, AnyReply, ObjectiveSpec, Task
 from hpo.status import Moment, Status
+from storage import Ownership
+
+
+class Free(Ownership):
+    """The ownership of a study that nobody else can have."""
+
+    def check(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
 
 
 def make_task(directory: Path, reference: str = "m:f", **changes: Any) -> Task:

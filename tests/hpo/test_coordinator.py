@@ -13,7 +13,9 @@ from optuna.trial import TrialState
 
 import hpo
 from hpo.attempts import read_attempts, trial_seed
-from hpo.coordinator import BASELINES, Coordinator
+from hpo.baselines import BASELINES
+from hpo.coordinator import Coordinator
+from hpo.database import Database
 from hpo.errors import StudyStoppedError
 from hpo.executors import Executor, Handle
 from hpo.executors.inline import InlineExecutor
@@ -22,7 +24,7 @@ from hpo.objective import load_objective
 from hpo.plan import Plan
 from hpo.protocol import AnyEvent, AnyReply, Cause, Done, Failed, ObjectiveSpec, Report, Task
 from tests.hpo import sample_objectives
-from tests.hpo.support import Watcher
+from tests.hpo.support import Free, Watcher
 
 
 class Bench:
@@ -50,6 +52,7 @@ class Bench:
         return Coordinator(
             self.study,
             self.storage,
+            Database(Free),
             objective,
             executor or InlineExecutor(objective),
             Plan(
@@ -283,7 +286,7 @@ def test_an_interrupted_trial_goes_on_with_its_number_and_parameters(bench: Benc
     assert bench.study.trials[1].params == params
     assert resumed[:3] == [False, False, True]
     attempts = read_attempts(bench.study.trials[1].user_attrs)
-    assert [str(each.cause) for each in attempts] == ["lost", "ok"]
+    assert [str(each.cause) for each in attempts] == ["stopped", "ok"]
     assert len({each.id for each in attempts}) == 2
 
 
@@ -399,7 +402,7 @@ def test_trial_seeds_are_stable_and_differ() -> None:
 
 def test_a_killed_worker_costs_an_attempt_not_a_trial(bench: Bench, tmp_path: Path) -> None:
     reference = "tests.hpo.sample_objectives:dies_once"
-    executor = LocalExecutor(tmp_path / "logs", workers=2)
+    executor = LocalExecutor(tmp_path, workers=2)
     try:
         objective = load_objective(ObjectiveSpec(reference=reference))
         bench.run(objective, trials=4, executor=executor, reference=reference)

@@ -23,7 +23,7 @@ OBJECTIVES = "tests.hpo.sample_objectives"
 
 @pytest.fixture
 def executor(tmp_path: Path) -> Iterator[LocalExecutor]:
-    made = LocalExecutor(tmp_path / "logs", workers=2)
+    made = LocalExecutor(tmp_path, workers=2)
     yield made
     made.close()
 
@@ -108,7 +108,7 @@ def test_an_orphan_of_an_earlier_coordinator_is_ended(
     assert executor.attach(make_task(tmp_path), other_life) is False
     assert orphan.poll() is None  # another process that got the same pid is left alone
     assert executor.attach(make_task(tmp_path), handle) is False
-    assert not psutil.pid_exists(orphan.pid)
+    assert orphan.wait(timeout=5) == -signal.SIGKILL
     assert executor.attach(make_task(tmp_path), handle) is False
 
 
@@ -118,7 +118,7 @@ from pathlib import Path
 from hpo.executors.local import LocalExecutor
 from tests.hpo.support import make_task
 if __name__ == "__main__":
-    executor = LocalExecutor(Path(sys.argv[1]) / "logs", workers=1)
+    executor = LocalExecutor(Path(sys.argv[1]), workers=1)
     task = make_task(Path(sys.argv[1]), "tests.hpo.sample_objectives:slow")
     print(executor.submit(task)["process"], flush=True)
     time.sleep(60)
@@ -145,7 +145,7 @@ def test_workers_end_with_a_killed_coordinator(tmp_path: Path) -> None:
 def test_workers_that_cannot_start_are_an_error_not_a_loop(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     logs.write_text("a file where the directory should be")
-    executor = LocalExecutor(logs, workers=1)
+    executor = LocalExecutor(tmp_path, workers=1)
     with pytest.raises(ExecutorError, match="workers do not start"):
         until(executor, Started)
     executor.close()

@@ -1,0 +1,112 @@
+"""The processes of the local executor as the operating system sees them.
+
+A process is named by its id and the time it began: an id alone may belong to another one by now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+
+import psutil
+
+from hpo.executors import ExecutorError
+
+KILL_SECONDS = 10.0
+"""How long a killed process may take to end."""
+
+_FORK_SERVER = "multiprocessing.forkserver"
+_HELPERS = (_FORK_SERVER, "multiprocessing.resource_tracker")
+
+
+def created(pid: int | None) -> float | None:
+    """Return when a process began; ``None`` if it is gone."""
+    try:
+        began: float = psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return None
+    return began
+
+
+def state_of(pid: int | None) -> str:
+    """Return what the system calls a process's state: running, sleeping, stopped, gone, …"""
+    try:
+        return str(psutil.Process(pid).status())
+    except psutil.NoSuchProcess:
+        return "gone"
+
+
+def kill(pid: int | None, began: float | None) -> None:
+    """Kill the process that began then, if it is still there; returns when it is dead.
+
+    Raises:
+        ExecutorError: It does not end.
+    """
+    if began is None or created(pid) != began:
+        return  # gone, as it should be, or another process by now
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(pid).kill()
+    deadline = time.monotonic() + KILL_SECONDS
+    # A zombie is dead; whether its parent takes note of that is not our business.
+    while created(pid) == began and state_of(pid) not in (psutil.STATUS_ZOMBIE, "gone"):
+        if time.monotonic() > deadline:
+            raise ExecutorError(
+                f"worker process {pid} does not end even when it is killed: it hangs in the "
+                "kernel, as after a fault of a GPU or of a network file system. Mend that, and "
+                "run again."
+            )
+        time.sleep(0.01)
+
+
+def revive_fork_server() -> None:
+    """Kill a fork server that is stopped: to ask it for a worker would wait for ever.
+
+    multiprocessing starts a new one; workers of the old one count as dead and are replaced.
+    """
+    for child in psutil.Process().children():
+        if _runs(child, _FORK_SERVER) and state_of(child.pid) == psutil.STATUS_STOPPED:
+            kill(child.pid, created(child.pid))
+
+
+def _runs(process: psutil.Process, *modules: str) -> bool:
+    try:
+        return any(module in part for part in process.cmdline() for module in modules)
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Roll:
+    """A file that lists the processes of this executor, for the executor after it.
+
+    They end with their coordinator; one that was stopped (SIGSTOP) when the coordinator was killed
+    cannot, and would wake up beside its successor.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[int, float] = {}
+
+    def end_survivors(self) -> None:
+        """Kill what an earlier executor left."""
+        with contextlib.suppress(FileNotFoundError):
+            for pid, began in json.loads(self._path.read_text()):
+                kill(pid, began)
+
+    def add(self, pid: int | None) -> None:
+        """Add a worker, and the helpers of multiprocessing that it came from."""
+        children = psutil.Process().children()
+        helpers = [child.pid for child in children if _runs(child, *_HELPERS)]
+        for each in (pid, *helpers):
+            began = created(each)
+            if each is not None and began is not None:
+                self._known[each] = began
+        # Those that ended meanwhile leave the list.
+        self._known = {pid: began for pid, began in self._known.items() if created(pid) == began}
+        incoming = self._path.with_suffix(".new")
+        incoming.write_text(json.dumps(list(self._known.items())))
+        incoming.rename(self._path)
