@@ -166,7 +166,12 @@ def run(
 
         # SIGTERM before and after the loop, which has handlers of its own, ends like Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        outcome = run_study(chosen, spec, settings, [make_progress()], _say)
+        try:
+            outcome = run_study(chosen, spec, settings, [make_progress()], _say)
+        finally:
+            # It is over: a late signal must not change the exit code while Python shuts down.
+            for each in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(each, signal.SIG_IGN)
     if outcome.reason == INTERRUPTED:
         raise SystemExit(EXIT_INTERRUPTED)
 

@@ -18,17 +18,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna import Study
+from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from hpo.announcer import Announcer
 from hpo.attempts import Attempt, LiveTrial, read_attempts
 from hpo.baselines import Baseline, Baselines
 from hpo.database import Database
-from hpo.errors import StudyStoppedError
+from hpo.errors import InputError, StudyStoppedError
 from hpo.executors import Executor
 from hpo.importing import TrialImport
 from hpo.journal import Journal
+from hpo.known_space import KnownSpace
 from hpo.objective import Objective
 from hpo.plan import Plan
 from hpo.protocol import (
@@ -44,15 +47,10 @@ from hpo.protocol import (
     Suggest,
     Verdict,
 )
-from hpo.requirements import MissingMetricError, violations
-from hpo.retention import Retention
-from hpo.status import Kind, Moment, Observer, RunningTrial, Status
-from hpo.tally import Tally, is_feasible
+from hpo.status import Observer, RunningTrial, Status
+from hpo.telling import Teller
 from hpo.text import duration, parameter, score
 from storage import is_outage
-
-ERRORS_IN_A_ROW = 3
-"""So many trials in a row that fail by the objective's own fault stop the study."""
 
 TICK_SECONDS = 0.5
 """How long the loop waits for an event before it looks at clocks and signals."""
@@ -83,6 +81,7 @@ class Coordinator:
         plan: What is to be done.
         observers: Who watches.
         imports: Old trials that join once a new one has shown where they fit.
+        known_space: What parameters must be drawn from; ``None`` to leave that to the objective.
     """
 
     def __init__(
@@ -95,6 +94,7 @@ class Coordinator:
         plan: Plan,
         observers: Iterable[Observer] = (),
         imports: TrialImport | None = None,
+        known_space: KnownSpace | None = None,
     ) -> None:
         self.study = study
         self._storage = storage
@@ -102,8 +102,7 @@ class Coordinator:
         self._objective = objective
         self._executor = executor
         self._plan = plan
-        self._observers = list(observers)
-        self._imports = imports
+        self._known_space = known_space
         self._directions: tuple[Direction, ...] = tuple(
             "maximize" if each.name == "MAXIMIZE" else "minimize" for each in study.directions
         )
@@ -116,21 +115,20 @@ class Coordinator:
         """Whether this process knows what the storage held when it started."""
         self._stale = True
         """Whether the storage may hold what this process does not know."""
-        self._errors_in_a_row = 0
         self._deadline = None if plan.timeout is None else time.monotonic() + plan.timeout
         self.ended_early = ""
         """Why no further trials start before the target; empty while they do."""
         self._said_why = False
         self._interrupted = False
         self._fatal = ""
-        self._retention = Retention(study, plan.trials_directory, plan.keep)
         self.status = Status(
             study=plan.study,
             metric=getattr(objective, "metric_name", None),
             maximize=self._directions[0] == "maximize",
             trials=plan.trials,
         )
-        self._tally = Tally(self.status, plan, single=len(self._directions) == 1)
+        self._announcer = Announcer(observers, self.status)
+        self._teller = Teller(study, plan, self.status, self._announcer, imports)
         self._baselines = Baselines(study, objective, self._label, self.status)
 
     # Requests from outside the loop, such as a signal handler: they set a flag and return.
@@ -150,11 +148,16 @@ class Coordinator:
         Raises:
             StudyStoppedError: The objective failed too often, or the database was away for too
                 long; what it lacks is in the plan's journal then.
+            InputError: The objective samples from another space than the study's.
         """
+        refusal: InputError | None = None
         try:
             self._loop()
         except StudyStoppedError as error:
             self._stop(str(error))
+        except InputError as error:
+            refusal = error
+            self.interrupt()
         if self._interrupted:
             self._stop_what_runs()
         if self._journal:
@@ -163,7 +166,10 @@ class Coordinator:
                 f"\n{len(self._journal)} events that it lacks are kept in {self._journal.path}; "
                 "when it is back, the same command writes them and goes on."
             )
-        self._note("end", self._fatal or self.ended_early or "all trials are finished")
+        reason = str(refusal or "") or self._fatal or self.ended_early
+        self._announcer.note("end", reason or "all trials are finished")
+        if refusal is not None:
+            raise refusal
         if self._fatal:
             raise StudyStoppedError(self._fatal)
 
@@ -177,12 +183,22 @@ class Coordinator:
                 return
             for event in self._executor.events(TICK_SECONDS):
                 self._receive(event)
+            self._heed_the_teller()
             self._look_at_the_clocks()
             self._say_why_it_ends()
             self.status.away = self._database.is_away
             with self._database.riding_out():
-                for observer in self._observers:
-                    observer.tick(self.status)
+                self._announcer.tick()
+
+    def _heed_the_teller(self) -> None:
+        if self._teller.enough:
+            self.drain(self._teller.enough)
+        if self._teller.fatal:
+            self._stop(self._teller.fatal)
+
+    def _stop(self, reason: str) -> None:
+        self._fatal = self._fatal or reason
+        self.interrupt()
 
     def _say_why_it_ends(self) -> None:
         if self.ended_early and not self._said_why:
@@ -190,7 +206,7 @@ class Coordinator:
             left = len(self._running) + len(self._waiting)
             again = "; Ctrl-C again stops them" if self.ended_early == INTERRUPTED else ""
             finish = f"; {left} running trials finish{again}" if left else ""
-            self._note("stop", f"{self.ended_early}: no further trials start{finish}")
+            self._announcer.note("stop", f"{self.ended_early}: no further trials start{finish}")
 
     def _nothing_to_do(self) -> bool:
         # A database that is away may hold something to do, unless nothing is to start any more.
@@ -212,7 +228,9 @@ class Coordinator:
         for attempt, running in list(self._running.items()):
             self._executor.stop(attempt)
             if isinstance(running.subject, LiveTrial):
-                self._note("stop", f"trial {running.subject.number} is stopped", running)
+                self._announcer.note(
+                    "stop", f"trial {running.subject.number} is stopped", running.subject
+                )
                 if not self._database.is_away:
                     with self._database.riding_out():
                         attempts = running.subject.attempts
@@ -237,7 +255,7 @@ class Coordinator:
         if away:
             seconds = duration(self._database.away_seconds())
             self._database.back()
-            self._note(
+            self._announcer.note(
                 "database",
                 f"the database is back after {seconds}; {kept} events written",
                 kept=kept,
@@ -246,8 +264,7 @@ class Coordinator:
     def _survey(self) -> None:
         """Count what is finished, drop what another coordinator took over, line up what is left."""
         trials = self.study.get_trials(deepcopy=False)
-        self._tally.recount(trials)
-        self._retention.recount(trials)
+        self._teller.recount(trials)
         self._drop_superseded(trials)
         if not self._taken_up:
             self.status.finished_before = self.status.finished
@@ -265,9 +282,6 @@ class Coordinator:
             if self._plan.trials > self.status.finished:
                 self._waiting.extendleft(reversed(missing))
         self._taken_up, self._stale = True, False
-        reason = self._tally.enough()
-        if reason:
-            self.drain(reason)
 
     def _drop_superseded(self, trials: list[FrozenTrial]) -> None:
         """Stop attempts whose trial got another attempt while the study was not ours."""
@@ -277,7 +291,9 @@ class Coordinator:
                 continue
             noted = read_attempts(attrs.get(running.subject.number, {}))
             if not noted or noted[-1].id != attempt:
-                self._note("stop", f"trial {running.subject.number} was taken over", running)
+                self._announcer.note(
+                    "stop", f"trial {running.subject.number} was taken over", running.subject
+                )
                 self._executor.stop(attempt)
                 self._forget(attempt)
 
@@ -290,12 +306,14 @@ class Coordinator:
             self._resume_open(live, last)
         elif last is not None and last.cause in (Cause.OK, Cause.PRUNED):
             # Its result was heard; only telling it was cut short.
-            self._tell(live, last)
+            self._teller.tell(live, last)
         elif last is None or last.cause is Cause.STOPPED or self._may_retry(live, last):
-            self._note("retry", f"trial {live.number} goes on where the last run left it", live)
+            self._announcer.note(
+                "retry", f"trial {live.number} goes on where the last run left it", live
+            )
             self._waiting.append(live)
         else:
-            self._failed(live, last)
+            self._teller.failed(live, last)
 
     def _resume_open(self, live: LiveTrial, last: Attempt) -> None:
         """Go on with a trial whose last attempt has no end yet."""
@@ -308,11 +326,13 @@ class Coordinator:
         task = self._plan.trial_task(live, last, self._directions)
         if self._executor.attach(task, last.handle):
             self._register(last, running)
-            self._note("retry", f"trial {live.number} is taken up while it runs", running)
+            self._announcer.note("retry", f"trial {live.number} is taken up while it runs", live)
             return
         last.close(Cause.LOST, "the coordinator ended")
         live.save()
-        self._note("retry", f"trial {live.number} goes on where the last run left it", live)
+        self._announcer.note(
+            "retry", f"trial {live.number} goes on where the last run left it", live
+        )
         self._waiting.append(live)
 
     def _trial(self, number: int) -> Trial:
@@ -325,7 +345,10 @@ class Coordinator:
 
     def _dispatch(self) -> None:
         """Fill the executor: first what waits, then new trials."""
-        while len(self._running) < self._executor.capacity and not self._interrupted:
+        while len(self._running) < self._executor.capacity:
+            self._heed_the_teller()
+            if self._interrupted:
+                return
             if self._waiting:
                 # Also while draining: a trial that waits for another attempt is a running one.
                 self._submit(self._waiting[0])
@@ -340,7 +363,7 @@ class Coordinator:
             if self._sample(live):
                 sampler = type(self.study.sampler).__name__
                 what = live.label or "parameters as the objective asks for them"
-                self._note("ask", f"trial {live.number}: {what}", live, sampler=sampler)
+                self._announcer.note("ask", f"trial {live.number}: {what}", live, sampler=sampler)
                 self._submit(live)
 
     def _sample(self, live: LiveTrial) -> bool:
@@ -355,10 +378,31 @@ class Coordinator:
                 attempt = live.begin()
                 attempt.close(Cause.BUG, f"{type(error).__name__}: {error}")
                 live.save()
-                self._failed(live, attempt, traceback.format_exc())
+                self._teller.failed(live, attempt, traceback.format_exc())
                 return False
+            for name, distribution in live.trial.distributions.items():
+                self._refuse_other_space(live, name, distribution)
         live.label, live.sampled = self._label(live.trial.params), True
         return True
+
+    def _refuse_other_space(self, live: LiveTrial, name: str, asked: BaseDistribution) -> None:
+        """See that a parameter is drawn as in the study's other trials.
+
+        Raises:
+            InputError: It is not. The trial is in the queue again then, for the right objective.
+        """
+        difference = self._known_space.difference(name, asked) if self._known_space else ""
+        if not difference:
+            return
+        if live.attempts and live.attempts[-1].end is None:
+            live.attempts[-1].close(Cause.STOPPED, "the objective's space differs")
+            live.save()
+        study_id = self._storage.get_study_id_from_name(self.study.study_name)
+        self._storage.set_trial_state_values(
+            self._storage.get_trial_id_from_study_id_trial_number(study_id, live.number),
+            TrialState.WAITING,
+        )
+        raise InputError(difference)
 
     def _submit(self, subject: LiveTrial | Baseline) -> None:
         if isinstance(subject, Baseline):
@@ -379,10 +423,10 @@ class Coordinator:
         # Known as running before its handle is written: an outage must not lose sight of it.
         self._register(attempt, running)
         what = f" · {subject.label}" if subject.label else ""
-        self._note(
+        self._announcer.note(
             "start",
             f"trial {subject.number} starts{what}",
-            running,
+            subject,
             params=subject.trial.params,
             resume=task.resume,
             handle=attempt.handle,
@@ -403,7 +447,9 @@ class Coordinator:
             if not self._database.is_away:
                 return
             reason = self._database.failure
-            self._note("database", f"the database is away ({reason}); trials go on", reason=reason)
+            self._announcer.note(
+                "database", f"the database is away ({reason}); trials go on", reason=reason
+            )
         self._journal.append(event)
         if isinstance(event, Report):
             running.view.step, running.view.value = event.step, event.value
@@ -415,7 +461,7 @@ class Coordinator:
         if running is None:
             return  # it ended meanwhile
         if isinstance(running.subject, Baseline):
-            self._handle_baseline(running, running.subject, event)
+            self._handle_baseline(running.subject, event)
         else:
             self._handle_trial(running, running.subject, event)
 
@@ -426,6 +472,8 @@ class Coordinator:
                     attempt = live.attempts[-1]
                     attempt.machine, attempt.device = event.machine, event.device
                 case Suggest():
+                    asked = json_to_distribution(event.distribution)
+                    self._refuse_other_space(live, event.name, asked)
                     self._executor.reply(event.attempt, live.suggest(event))
                     running.view.label = live.label = self._label(live.trial.params)
                 case Report():
@@ -433,14 +481,14 @@ class Coordinator:
                 case SetAttr():
                     live.set_attr(event.key, event.value)
                 case Done():
-                    self._done(live, event)
+                    self._teller.done(live, event)
                     self._forget(event.attempt)
                 case Failed():
                     self._attempt_failed(running, live, event)
                     self._forget(event.attempt)
         except UpdateFinishedTrialError:
             # Told by somebody else, such as a person at the dashboard: what runs is in vain.
-            self._note("stop", f"trial {live.number} was ended from outside", running)
+            self._announcer.note("stop", f"trial {live.number} was ended from outside", live)
             self._executor.stop(event.attempt)
             self._forget(event.attempt)
             self._stale = True
@@ -451,44 +499,22 @@ class Coordinator:
         self._executor.reply(event.attempt, Verdict(step=event.step, prune=prune))
         running.view.step, running.view.value = event.step, event.value
         facts: dict[str, Any] = {"step": event.step, "value": event.value}
-        self._note(
+        self._announcer.note(
             "report",
             f"trial {live.number} step {event.step}: {score(event.value)}",
-            running,
+            live,
             **facts,
         )
         pruner = type(self.study.pruner).__name__
         verdict = f"to be pruned ({pruner})" if prune else "goes on"
-        self._note(
+        self._announcer.note(
             "verdict",
             f"trial {live.number} step {event.step}: {verdict}",
-            running,
+            live,
             prune=prune,
             pruner=pruner,
             **facts,
         )
-
-    def _done(self, live: LiveTrial, event: Done) -> None:
-        live.absorb(event)
-        if event.state == "complete":
-            try:
-                live.constrain(self._violations(event, live))
-            except MissingMetricError as error:
-                failure = Failed(
-                    attempt=event.attempt,
-                    sequence=event.sequence,
-                    cause=Cause.BAD_INPUT,
-                    message=str(error),
-                )
-                self._failed(live, live.end(failure))
-                self._stop(f"trial {live.number}: {error}")
-                return
-        self._tell(live, live.end(event))
-
-    def _violations(self, event: Done, live: LiveTrial) -> dict[str, float]:
-        metrics = live.trial.user_attrs.get("metrics", {})
-        value = event.values[0] if len(event.values) == 1 else None
-        return violations(self._plan.requirements, metrics, value, self.status.metric)
 
     def _attempt_failed(self, running: _Running, live: LiveTrial, event: Failed) -> None:
         if running.overdue and event.cause is Cause.STOPPED:
@@ -502,94 +528,30 @@ class Coordinator:
         if self._may_retry(live, attempt):
             self._lost[live.number] += 1
             self._waiting.append(live)
-            self._note(
+            self._announcer.note(
                 "retry",
                 f"trial {live.number} lost its worker ({event.message}); attempt "
                 f"{len(live.attempts) + 1} follows",
-                running,
+                live,
                 cause=str(event.cause),
             )
             return
-        self._failed(live, attempt, event.traceback, event.log_tail)
+        self._teller.failed(live, attempt, event.traceback, event.log_tail)
 
     def _may_retry(self, live: LiveTrial, attempt: Attempt) -> bool:
         """Whether a trial whose attempt ended so gets another one."""
         assert attempt.cause is not None
         return attempt.cause.is_infrastructure and self._lost[live.number] < self._plan.retries
 
-    def _tell(self, live: LiveTrial, attempt: Attempt) -> None:
-        """Tell Optuna of a trial that completed or was pruned."""
-        # Finished already means: told before, and only the database's answer was lost.
-        if attempt.cause is Cause.OK:
-            frozen = self.study.tell(live.trial, list(attempt.values), skip_if_finished=True)
-        else:
-            frozen = self.study.tell(live.trial, state=TrialState.PRUNED, skip_if_finished=True)
-        imported = self._imports.learn(frozen) if self._imports is not None else []
-        self._retention.after(frozen)
-        best = self._tally.count(frozen)
-        for trial in imported:
-            self._tally.count(trial)
-        self._errors_in_a_row = 0
-        facts: dict[str, Any] = {
-            "cause": str(attempt.cause),
-            "values": frozen.values,
-            "params": frozen.params,
-        }
-        if attempt.cause is Cause.OK:
-            text = f"trial {live.number} {', '.join(score(value) for value in attempt.values)}"
-            text += " · best so far" if best else "" if is_feasible(frozen) else " · infeasible"
-            facts["constraints"] = frozen.constraints
-            self._note("complete", f"{text} · {live.label}", live, **facts)
-        else:
-            value = f" at {score(frozen.value)}" if frozen.value is not None else ""
-            self._note("pruned", f"trial {live.number} pruned{value} · {live.label}", live, **facts)
-        reason = self._tally.enough()
-        if reason:
-            self.drain(reason)
-
-    def _failed(
-        self, live: LiveTrial, attempt: Attempt, trace: str = "", log_tail: str = ""
-    ) -> None:
-        """Tell Optuna of a trial that failed, and stop the study if that is no accident."""
-        assert attempt.cause is not None
-        frozen = self.study.tell(live.trial, state=TrialState.FAIL, skip_if_finished=True)
-        self._retention.after(frozen)
-        self._tally.count(frozen)
-        self._note(
-            "failed",
-            f"trial {live.number} failed ({attempt.cause}): {attempt.message}",
-            live,
-            log_tail,
-            cause=str(attempt.cause),
-            params=frozen.params,
-            traceback=trace,
-        )
-        if attempt.cause.is_error:
-            self._errors_in_a_row += 1
-        if self._errors_in_a_row >= ERRORS_IN_A_ROW:
-            self._stop(
-                f"the objective failed {ERRORS_IN_A_ROW} times in a row, last in trial "
-                f"{live.number}: {attempt.message}\n{trace}".rstrip()
-            )
-        elif self.status.failed >= self._plan.max_failures:
-            self._stop(
-                f"{self.status.failed} trials have failed, which is the limit (--max-failures "
-                f"{self._plan.max_failures}); the last: {attempt.cause}: {attempt.message}"
-            )
-
-    def _stop(self, reason: str) -> None:
-        self._fatal = self._fatal or reason
-        self.interrupt()
-
-    def _handle_baseline(self, running: _Running, baseline: Baseline, event: AnyEvent) -> None:
+    def _handle_baseline(self, baseline: Baseline, event: AnyEvent) -> None:
         match event:
             case Done():
                 self._baselines.scored(baseline, event)
                 value = event.values[0]
-                self._note(
+                self._announcer.note(
                     "baseline",
                     f"{baseline.label}, untuned: {score(value)}",
-                    running,
+                    baseline,
                     params=baseline.params,
                     value=value,
                 )
@@ -601,11 +563,11 @@ class Coordinator:
                 self._waiting.appendleft(baseline)
                 self._forget(event.attempt)
             case Failed():
-                self._note(
+                self._announcer.note(
                     "failed",
                     f"{baseline.label}, untuned, could not be scored ({event.cause}): "
                     f"{event.message}",
-                    running,
+                    baseline,
                     event.log_tail,
                     cause=str(event.cause),
                 )
@@ -624,25 +586,6 @@ class Coordinator:
     def _label(self, params: dict[str, Any]) -> str:
         label = getattr(self._objective, "label", None)
         return label(params) if label is not None and params else default_label(params)
-
-    def _note(
-        self,
-        kind: Kind,
-        text: str,
-        of: _Running | LiveTrial | None = None,
-        detail: str = "",
-        **data: Any,
-    ) -> None:
-        """Tell the observers."""
-        subject = of.subject if isinstance(of, _Running) else of
-        number = attempt = None
-        if isinstance(subject, LiveTrial):
-            number = subject.number
-            attempt = subject.attempts[-1].id if subject.attempts else None
-            if len(subject.attempts) > 1 and kind in ("start", "report", "failed"):
-                text += f" (attempt {len(subject.attempts)})"
-        for observer in self._observers:
-            observer.on(Moment(kind, text, detail, number, attempt, data), self.status)
 
 
 def default_label(params: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ named by that script's file, as ``multiprocessing`` would do.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import sys
@@ -142,3 +143,19 @@ def _named(target: Any, options: dict[str, Any] | None) -> ObjectiveSpec | None:
     return ObjectiveSpec(
         reference=f"{module_name}:{target.__qualname__}", options=options, path=path
     )
+
+
+def source_hash(objective: Objective) -> str | None:
+    """Return a hash of the file that a plain function comes from.
+
+    ``None`` for an objective with options, which says by those what it does, and for one without a
+    file, as of an interactive session.
+    """
+    if hasattr(objective, "options"):
+        return None
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(objective))
+        text = Path(file).read_bytes() if file is not None else b""
+    except (TypeError, OSError):  # inspect's way to say that there is no file
+        return None
+    return hashlib.sha256(text).hexdigest()[:16] if text else None

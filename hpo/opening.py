@@ -13,13 +13,15 @@ from typing import Any
 
 import optuna
 from optuna import Study
+from optuna.trial import TrialState
 
 from hpo.errors import InputError
 from hpo.executors import Executor
 from hpo.executors.inline import InlineExecutor
 from hpo.executors.local import LocalExecutor
 from hpo.importing import TrialImport
-from hpo.objective import Objective, load_objective, spec_of_reference
+from hpo.known_space import KnownSpace
+from hpo.objective import Objective, load_objective, source_hash, spec_of_reference
 from hpo.protocol import Direction, ObjectiveSpec
 from hpo.record import StudyRecord
 from hpo.requirements import VALUE, parse_requirements
@@ -48,11 +50,13 @@ class OpenStudy:
         study: Optuna's study, with its sampler and its pruner.
         notes: What people should know about it, line by line.
         imports: Where some of its trials come from; ``None`` without ``--from``.
+        known_space: What its parameters were drawn from, if the objective may have changed.
     """
 
     study: Study
     notes: list[str]
     imports: TrialImport | None
+    known_space: KnownSpace | None
 
 
 def objective_of(settings: Settings) -> tuple[Objective, ObjectiveSpec]:
@@ -154,6 +158,7 @@ def open_study(
         require=settings.require,
         sampler=settings.sampler,
         pruner=settings.pruner,
+        source=source_hash(objective),
     )
     imports = _plan_import(storage, name, objective, record, directions, settings)
     if name in {each.study_name for each in storage.get_all_studies()}:
@@ -177,7 +182,9 @@ def open_study(
     seed = StudyRecord.of(study).seed + len(study.get_trials(deepcopy=False))
     study.sampler = make_sampler(settings.sampler, seed)
     study.pruner = make_pruner(settings.pruner)
-    return OpenStudy(study, notes, imports)
+    changed = record.source != StudyRecord.of(study).source
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return OpenStudy(study, notes, imports, KnownSpace(name, finished) if changed else None)
 
 
 def _check_requirements(settings: Settings, objective: Objective) -> None:

@@ -26,6 +26,8 @@ class StudyRecord(BaseModel):
         require: What a trial's metrics must meet to be feasible.
         sampler: The sampler of the newest run.
         pruner: The pruner of the newest run.
+        source: A hash of the file that a plain function came from in the first run; ``None`` for
+            an objective with options, which says by those what it does.
     """
 
     objective: str | None
@@ -35,6 +37,7 @@ class StudyRecord(BaseModel):
     require: tuple[str, ...] = ()
     sampler: str | None = None
     pruner: str | None = None
+    source: str | None = None
 
     @classmethod
     def find(cls, storage: BaseStorage, name: str) -> StudyRecord | None:
@@ -87,7 +90,9 @@ class StudyRecord(BaseModel):
             before, now = getattr(old, what), getattr(self, what)
             if before not in (None, now):
                 notes.append(f"the {what} was {before}, and is {now} from here on")
-        kept = self.model_copy(update={"seed": old.seed})
+        if self.source != old.source:
+            notes.append("the objective's file has changed since the study was made")
+        kept = self.model_copy(update={"seed": old.seed, "source": old.source})
         if kept != old:
             study.set_user_attr(RECORD, kept.model_dump(mode="json"))
         return notes

@@ -203,7 +203,15 @@ def _run_study(
         plan = _plan(settings, name, spec, directory, seed, data)
         watching = [EventLog(directory / "events.jsonl"), *observers, Notes(study, storage, plan)]
         coordinator = Coordinator(
-            study, storage, database, prepared, executor, plan, watching, opened.imports
+            study,
+            storage,
+            database,
+            prepared,
+            executor,
+            plan,
+            watching,
+            opened.imports,
+            opened.known_space,
         )
         stack.enter_context(signals(coordinator))
         stopped = _run(coordinator, watching, database)
