@@ -69,6 +69,7 @@ class Database:
             self._away_since = self._away_since or time.monotonic()
             self.failure = "the study's lock was lost with its connection"
             self._next_try = 0.0
+            self._ownership.release()  # what is left of it would refuse its successor
             try:
                 self._ownership = self._own()
             except OwnedError as error:

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
+from hpo.replay import shown
+
 
 class KnownSpace:
     """The distributions of a study's finished trials, by parameter.
@@ -40,8 +42,8 @@ class KnownSpace:
             return ""
         (old,) = known
         return (
-            f"study {self._study!r} draws {name!r} from {old}, and the objective now asks for "
-            f"{distribution}. Its trials would not compare: go back to that space, or start "
-            f"another study with --study NEW; with --from {self._study} it begins with the trials "
-            "that fit."
+            f"study {self._study!r} was made with another space: {name!r} was drawn from "
+            f"{shown(old)}, now from {shown(distribution)}. Its trials would not compare: go back "
+            f"to that space, or start another study with --study NEW; with --from {self._study} "
+            "it begins with the trials that fit."
         )

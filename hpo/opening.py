@@ -15,6 +15,7 @@ import optuna
 from optuna import Study
 from optuna.trial import TrialState
 
+from hpo.attempts import read_attempts
 from hpo.errors import InputError
 from hpo.executors import Executor
 from hpo.executors.inline import InlineExecutor
@@ -178,12 +179,16 @@ def open_study(
     if imports is not None:
         imports.write(study, storage)
         notes += imports.describe()
-    # A resumed sampler with the first run's seed would draw the first run's random numbers again.
-    seed = StudyRecord.of(study).seed + len(study.get_trials(deepcopy=False))
+    # A sampler with the seed of an earlier run would draw its random numbers again; so would that
+    # of a study which is about to take over another one's trials.
+    trials = study.get_trials(deepcopy=False)
+    seed = StudyRecord.of(study).seed + len(trials)
+    seed += sum(len(read_attempts(trial.user_attrs)) for trial in trials)
+    seed += imports.found if imports is not None else 0
     study.sampler = make_sampler(settings.sampler, seed)
     study.pruner = make_pruner(settings.pruner)
     changed = record.source != StudyRecord.of(study).source
-    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    finished = [each for each in trials if each.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     return OpenStudy(study, notes, imports, KnownSpace(name, finished) if changed else None)
 
 

@@ -52,10 +52,10 @@ def check_contains(name: str, distribution: BaseDistribution, value: Any) -> Non
     try:
         create_trial(value=0.0, params={name: value}, distributions={name: distribution})
     except ValueError:  # Optuna's refusal: of another kind, or out of range
-        raise MisfitError(f"{name} lies outside {_shown(distribution)}") from None
+        raise MisfitError(f"{name} lies outside {shown(distribution)}") from None
 
 
-def _shown(distribution: BaseDistribution) -> str:
+def shown(distribution: BaseDistribution) -> str:
     """Return a distribution as people write it in a search space."""
     match distribution:
         case CategoricalDistribution(choices=choices):

@@ -176,10 +176,11 @@ def _run_study(
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as undo:
         stack.enter_context(_quiet_optuna())
         undo_new_files(undo, settings, directory)
-        storage = open_storage(settings.storage)
-        stack.callback(storage.remove_session)
+        # Owned before anything else is asked, so that a second coordinator hears at once.
         database = Database(lambda: own_study(settings.storage, name), settings.db_grace)
         stack.callback(database.release)
+        storage = open_storage(settings.storage)
+        stack.callback(storage.remove_session)
         record = StudyRecord.find(storage, name)
         seed = settings.seed if record is None else record.seed
         prepared, lines = prepare(objective, directory, seed)
