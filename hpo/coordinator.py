@@ -227,7 +227,8 @@ class Coordinator:
         """End the running attempts, and say so in the storage if it is there."""
         for attempt, running in list(self._running.items()):
             self._executor.stop(attempt)
-            if isinstance(running.subject, LiveTrial):
+            ended = any(isinstance(each, Done | Failed) for each in self._journal.of(attempt))
+            if isinstance(running.subject, LiveTrial) and not ended:
                 self._announcer.note(
                     "stop", f"trial {running.subject.number} is stopped", running.subject
                 )

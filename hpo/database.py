@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from hpo.errors import StudyStoppedError
 from hpo.text import duration
-from storage import OwnedError, Ownership, StorageError, is_outage
+from storage import OwnedError, Ownership, StorageError, is_outage, reason
 
 FIRST_PAUSE_SECONDS = 0.5
 """How long after a failure the database is asked again; every further pause is twice as long."""
@@ -103,7 +103,7 @@ class Database:
         except Exception as error:
             if not is_outage(error):
                 raise
-            self._failed(str(error.__cause__ or error))
+            self._failed(reason(error))
 
     def back(self) -> None:
         """Take note that everything which had to wait is written."""
@@ -114,14 +114,15 @@ class Database:
         """Give up the study."""
         self._ownership.release()
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, said: str) -> None:
         now = time.monotonic()
-        self.failure = " ".join(reason.split())
+        self.failure = said
         self._away_since = self._away_since or now
         if self.away_seconds() >= self._grace:
             raise StudyStoppedError(
                 f"the database has been away for {duration(self.away_seconds())} (--db-grace): "
                 f"{self.failure}"
             )
-        self._next_try = now + self._pause
+        # Not after the grace: whoever waits that long is to hear at the end of it.
+        self._next_try = min(now + self._pause, self._away_since + self._grace)
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)

@@ -33,7 +33,7 @@ from hpo.settings import Settings, check
 from hpo.signals import signals
 from hpo.status import Observer, Status
 from hpo.summary import publish_best, summary
-from storage import create_views, is_outage, mask_url, open_storage, own_study
+from storage import create_views, is_outage, mask_url, open_storage, own_study, reason
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ def _database_failures(settings: Settings) -> Iterator[None]:
         if not (is_outage(error) or isinstance(error, StorageInternalError)):
             raise
         raise StudyStoppedError(
-            f"the database {mask_url(settings.storage)} failed: {error.__cause__ or error}; "
+            f"the database {mask_url(settings.storage)} failed: {reason(error)}; "
             "when it is back, the same command goes on where this one stopped."
         ) from error
 

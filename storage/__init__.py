@@ -10,7 +10,7 @@ from __future__ import annotations
 from storage.address import mask_url
 from storage.errors import OwnedError, Owner, StorageError
 from storage.opening import open_storage
-from storage.outage import is_outage
+from storage.outage import is_outage, reason
 from storage.overview import StudyOverview, study_overviews
 from storage.owners import owner_of, owners_of
 from storage.ownership import Ownership, own_study
@@ -29,5 +29,6 @@ __all__ = [
     "own_study",
     "owner_of",
     "owners_of",
+    "reason",
     "study_overviews",
 ]

@@ -36,3 +36,8 @@ def is_outage(error: BaseException) -> bool:
         )
     # SQLAlchemy's own: no connection was free, or one broke below it.
     return bool(names & {"TimeoutError", "DisconnectionError", "PendingRollbackError"})
+
+
+def reason(error: BaseException) -> str:
+    """Return in one line what the database, or the driver, said."""
+    return " ".join(str(driver_error(error)).split())

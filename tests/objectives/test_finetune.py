@@ -115,6 +115,7 @@ def test_the_saved_model_reproduces_the_value(
     metrics = trial.user_attrs["metrics"]
     assert dimension == changes.get("dimension", 32) == metrics["dimension"]
     assert metrics["roc_auc"] == value
+    assert set(metrics) == set(FineTune.metrics)
     assert metrics["pairs"] == len(validation)
     assert min(metrics["train_seconds"], metrics["evaluation_seconds"]) > 0
     assert trial.reports[-1] == (100, value)
