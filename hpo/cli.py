@@ -6,6 +6,7 @@ Only Typer is imported here. Everything heavy is imported inside the command tha
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -164,8 +165,8 @@ def run(
             return
         from hpo.progress import make_progress
 
-        # SIGTERM before and after the loop, which has handlers of its own, ends like Ctrl-C.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # Before and after the loop, which has handlers of its own.
+        signal.signal(signal.SIGTERM, _end_at_once)
         try:
             outcome = run_study(chosen, spec, settings, [make_progress()], _say)
         finally:
@@ -189,6 +190,15 @@ def _overrides(texts: list[str]) -> dict[str, Any]:
         return dict(parse(text) for text in texts)
     except ValueError as error:
         raise InputError(f"--space: {error}") from error
+
+
+def _end_at_once(number: int, frame: object) -> None:
+    """End on SIGTERM while a study is opened or closed: it may be left at any point.
+
+    Not by an exception, which could surface in the middle of a library's clean-up.
+    """
+    os.write(2, b"hpo: interrupted\n")
+    os._exit(EXIT_INTERRUPTED)
 
 
 def _say(line: str) -> None:

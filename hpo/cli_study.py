@@ -35,12 +35,12 @@ def _questions() -> Iterator[None]:
         from sqlalchemy.exc import SQLAlchemyError
 
         from hpo.errors import InputError
+        from storage import reason
 
         try:
             yield
         except (StorageInternalError, SQLAlchemyError) as error:
-            cause = getattr(error.__cause__ or error, "orig", None) or error
-            raise InputError(f"the database failed: {cause}") from error
+            raise InputError(f"the database failed: {reason(error)}") from error
 
 
 def studies(storage: Storage = None, as_json: AsJson = False) -> None:

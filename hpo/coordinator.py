@@ -58,6 +58,9 @@ TICK_SECONDS = 0.5
 INTERRUPTED = "interrupted"
 """Why no further trials start after Ctrl-C or SIGTERM."""
 
+TIME_IS_UP = "the time is up"
+"""Why no further trials start after ``--timeout``."""
+
 
 @dataclass
 class _Running:
@@ -214,7 +217,7 @@ class Coordinator:
 
     def _look_at_the_clocks(self) -> None:
         if self._deadline is not None and time.monotonic() > self._deadline:
-            self.drain("the time is up")
+            self.drain(TIME_IS_UP)
         limit = self._plan.trial_timeout
         if limit is None:
             return
