@@ -50,7 +50,8 @@ _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 class Notes:
     """An observer that keeps the notes of a study and of its trials.
 
-    It raises what the storage raises, and does what is missing with the next call.
+    It writes in :meth:`tick` and :meth:`close`, raises what the storage raises there, and does what
+    is missing with the next call.
 
     Args:
         study: Optuna's study.
@@ -82,13 +83,13 @@ class Notes:
         self._best: FrozenTrial | None = None
 
     def on(self, moment: Moment, status: Status) -> None:
-        """Take note of ``moment``; write if it is time."""
+        """Take note of ``moment``. Nothing is written: it may be told while the database is away."""
         if moment.kind in ("complete", "pruned", "failed") and moment.trial is not None:
             best = status.best is not None and status.best[1] == moment.trial
             self._pending.setdefault(moment.trial, best)
         if moment.kind == "end":
             self._ended = moment.text
-        self.tick(status)
+        self._status = status
 
     def tick(self, status: Status) -> None:
         """Write if it is time."""

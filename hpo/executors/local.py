@@ -136,6 +136,9 @@ class LocalExecutor:
         workers: How many workers; ``None`` for as many as the machine has room for.
         preload: Modules that the fork server imports once, for all workers.
         silent_seconds: How long a worker may give no sign of life.
+
+    Raises:
+        InputError: Another coordinator's workers use the directory.
     """
 
     def __init__(

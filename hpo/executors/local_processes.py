@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from pathlib import Path
 
 import psutil
 
+from hpo.errors import InputError
 from hpo.executors import ExecutorError
 
 KILL_SECONDS = 10.0
@@ -92,10 +94,24 @@ class Roll:
         self._known: dict[int, float] = {}
 
     def end_survivors(self) -> None:
-        """Kill what an earlier executor left."""
-        with contextlib.suppress(FileNotFoundError):
-            for pid, began in json.loads(self._path.read_text()):
-                kill(pid, began)
+        """Kill what an earlier executor left.
+
+        Raises:
+            InputError: Its coordinator still runs: a study of the same name in another database.
+        """
+        try:
+            found = json.loads(self._path.read_text())
+        except FileNotFoundError:
+            return
+        owner, began = found["coordinator"]
+        if owner != os.getpid() and began is not None and created(owner) == began:
+            raise InputError(
+                f"{self._path.parent} is in use by another coordinator (process {owner}), which "
+                "keeps a study of this name in another database; choose another --out, or another "
+                "--study."
+            )
+        for pid, began in found["workers"]:
+            kill(pid, began)
 
     def add(self, pid: int | None) -> None:
         """Add a worker, and the helpers of multiprocessing that it came from."""
@@ -107,6 +123,10 @@ class Roll:
                 self._known[each] = began
         # Those that ended meanwhile leave the list.
         self._known = {pid: began for pid, began in self._known.items() if created(pid) == began}
+        content = {
+            "coordinator": (os.getpid(), created(os.getpid())),
+            "workers": list(self._known.items()),
+        }
         incoming = self._path.with_suffix(".new")
-        incoming.write_text(json.dumps(list(self._known.items())))
+        incoming.write_text(json.dumps(content))
         incoming.rename(self._path)

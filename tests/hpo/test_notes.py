@@ -117,6 +117,7 @@ class Run:
     def end_trial(self, value: float = 0.5, recall: float = 1.0, state: Kind = "complete") -> int:
         trial = self.add(value, recall, state)
         self.notes.on(Moment(state, "it ended", trial=trial.number), self.status)
+        self.notes.tick(self.status)
         return trial.number
 
     def note(self, number: int | None = None) -> str:
@@ -145,6 +146,7 @@ def test_the_dashboard_shows_where_the_study_stands(storage: RDBStorage) -> None
     ):
         run.end_trial(value, recall, state)  # type: ignore[arg-type]
     run.notes.on(Moment("end", "the time is up"), run.status)
+    run.notes.tick(run.status)
     run.notes.close()
     note = run.note()
     assert note.startswith(
@@ -185,6 +187,7 @@ def test_changes_are_written_together_and_the_same_is_not_written_again(
 ) -> None:
     run = Run(sqlite)
     run.notes.on(Moment("begin", ""), run.status)
+    run.notes.tick(run.status)
     assert "No trial has completed yet" in run.note()
     written = len(run.writes)
     for _ in range(5):
@@ -224,7 +227,9 @@ def test_what_the_database_refused_is_written_with_the_next_call(
     if fails_at:
         with pytest.raises(optuna.exceptions.StorageInternalError):
             run.notes.on(moment, run.status)
+            run.notes.tick(run.status)
     run.notes.on(moment, run.status)
+    run.notes.tick(run.status)
     for number in numbers:
         assert run.note(number).startswith("**complete**")
     assert "**How attempts ended:** lost 2 · ok 2" in run.note()
@@ -248,7 +253,7 @@ def test_a_restart_writes_what_is_missing_and_nothing_else(storage: RDBStorage) 
     run.notes.close()
     missing = run.add(0.75).number  # its coordinator was killed before it wrote the note
     written = len(run.writes)
-    run.restart().on(Moment("begin", ""), run.status)
+    run.restart().tick(run.status)
     assert run.note(missing).startswith("**complete** · score **0.7500**")
     assert "**How attempts ended:** lost 2 · ok 2" in run.note()
     assert [key for key in run.writes[written:] if key.startswith("dashboard:1:")] == []
@@ -261,6 +266,7 @@ def test_what_people_write_stays(sqlite: RDBStorage) -> None:
     optuna_dashboard.save_note(running, "Watch this one.")
     run.tally.count(run.study.tell(running, 0.5))
     run.notes.on(Moment("complete", "", trial=0), run.status)
+    run.notes.tick(run.status)
     assert run.note(0) == "Watch this one."
     assert run.note().endswith(f"{BELOW}\n\nMy *own* thoughts.")
     optuna_dashboard.save_note(run.study, run.note() + " And more. " + "x" * 5000)
@@ -296,6 +302,7 @@ def test_many_missing_notes_are_written_bit_by_bit(sqlite: RDBStorage) -> None:
     ticking = iter(range(10**6))
     run.notes = Notes(run.study, sqlite, run.plan, clock=lambda: next(ticking) / 16)
     run.notes.on(Moment("begin", ""), run.status)
+    run.notes.tick(run.status)
     before = sum(bool(run.note(number)) for number in range(8))
     assert 0 < before < 8
     run.notes.close()
