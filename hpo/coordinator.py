@@ -13,7 +13,8 @@ from __future__ import annotations
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,9 @@ TICK_SECONDS = 0.5
 INTERRUPTED = "interrupted"
 """Why no further trials start after Ctrl-C or SIGTERM."""
 
+STOPPED = "stopped"
+"""Why no further trials start after something that going on would not mend."""
+
 TIME_IS_UP = "the time is up"
 """Why no further trials start after ``--timeout``."""
 
@@ -70,6 +74,8 @@ class _Running:
     view: RunningTrial
     sequence: int = -1
     overdue: bool = False
+    abandoned: bool = False
+    """Told to stop as its trial is no longer its own; only its end is waited for."""
 
 
 class Coordinator:
@@ -154,13 +160,14 @@ class Coordinator:
             InputError: The objective samples from another space than the study's.
         """
         refusal: InputError | None = None
+        self._announcer.note("begin", f"a run for {self._plan.trials} trials in all begins")
         try:
             self._loop()
         except StudyStoppedError as error:
             self._stop(str(error))
         except InputError as error:
             refusal = error
-            self.interrupt()
+            self._stop(str(error))
         if self._interrupted:
             self._stop_what_runs()
         if self._journal:
@@ -169,7 +176,7 @@ class Coordinator:
                 f"\n{len(self._journal)} events that it lacks are kept in {self._journal.path}; "
                 "when it is back, the same command writes them and goes on."
             )
-        reason = str(refusal or "") or self._fatal or self.ended_early
+        reason = self._fatal or self.ended_early
         self._announcer.note("end", reason or "all trials are finished")
         if refusal is not None:
             raise refusal
@@ -189,7 +196,7 @@ class Coordinator:
             self._heed_the_teller()
             self._look_at_the_clocks()
             self._say_why_it_ends()
-            self.status.away = self._database.is_away
+            self._say_what_is_away()
             with self._database.riding_out():
                 self._announcer.tick()
 
@@ -201,15 +208,24 @@ class Coordinator:
 
     def _stop(self, reason: str) -> None:
         self._fatal = self._fatal or reason
-        self.interrupt()
+        self.drain(STOPPED)
+        self._interrupted = True
 
     def _say_why_it_ends(self) -> None:
-        if self.ended_early and not self._said_why:
+        if self.ended_early and not self._said_why and not self._interrupted:
             self._said_why = True
             left = len(self._running) + len(self._waiting)
             again = "; Ctrl-C again stops them" if self.ended_early == INTERRUPTED else ""
             finish = f"; {left} running trials finish{again}" if left else ""
             self._announcer.note("stop", f"{self.ended_early}: no further trials start{finish}")
+
+    def _say_what_is_away(self) -> None:
+        if self._database.is_away and not self.status.away:
+            self.status.away = True
+            why = self._database.failure
+            self._announcer.note(
+                "database", f"the database is away ({why}); trials go on", reason=why
+            )
 
     def _nothing_to_do(self) -> bool:
         # A database that is away may hold something to do, unless nothing is to start any more.
@@ -230,16 +246,14 @@ class Coordinator:
         """End the running attempts, and say so in the storage if it is there."""
         for attempt, running in list(self._running.items()):
             self._executor.stop(attempt)
-            ended = any(isinstance(each, Done | Failed) for each in self._journal.of(attempt))
-            if isinstance(running.subject, LiveTrial) and not ended:
-                self._announcer.note(
-                    "stop", f"trial {running.subject.number} is stopped", running.subject
-                )
+            live = running.subject
+            ended = running.abandoned or self._has_ended(attempt)
+            if isinstance(live, LiveTrial) and not ended:
+                self._announcer.note("stop", f"trial {live.number} is stopped", live)
                 if not self._database.is_away:
-                    with self._database.riding_out():
-                        attempts = running.subject.attempts
-                        attempts[-1].close(Cause.STOPPED, "stopped by the coordinator")
-                        running.subject.save()
+                    with self._database.riding_out(), self._unless_ended(live):
+                        live.attempts[-1].close(Cause.STOPPED, "stopped by the coordinator")
+                        live.save()
             self._forget(attempt)
 
     # What the storage holds and this process does not know: after a start, and after an outage.
@@ -249,9 +263,9 @@ class Coordinator:
         away = self._database.is_away
         if away or self._stale:
             self._survey()
-            for running in self._running.values():
-                if isinstance(running.subject, LiveTrial):
-                    running.subject.save()
+            for live in self._live():
+                with self._unless_ended(live):
+                    live.save()
         kept = len(self._journal)
         while self._journal:
             self._handle(self._journal.first)
@@ -259,6 +273,7 @@ class Coordinator:
         if away:
             seconds = duration(self._database.away_seconds())
             self._database.back()
+            self.status.away = False
             self._announcer.note(
                 "database",
                 f"the database is back after {seconds}; {kept} events written",
@@ -272,11 +287,7 @@ class Coordinator:
         self._drop_superseded(trials)
         if not self._taken_up:
             self.status.finished_before = self.status.finished
-        known = {
-            each.subject.number
-            for each in self._running.values()
-            if isinstance(each.subject, LiveTrial)
-        }
+        known = {live.number for live in self._live()}
         self._waiting = deque(each for each in self._waiting if isinstance(each, Baseline))
         for trial in trials:
             if trial.state is TrialState.RUNNING and trial.number not in known:
@@ -288,18 +299,48 @@ class Coordinator:
         self._taken_up, self._stale = True, False
 
     def _drop_superseded(self, trials: list[FrozenTrial]) -> None:
-        """Stop attempts whose trial got another attempt while the study was not ours."""
-        attrs = {trial.number: trial.user_attrs for trial in trials}
+        """Stop attempts whose trial was ended, or tried again, while the study was not ours."""
+        found = {trial.number: trial for trial in trials}
         for attempt, running in list(self._running.items()):
-            if isinstance(running.subject, Baseline):
+            live = running.subject
+            if isinstance(live, Baseline) or running.abandoned:
                 continue
-            noted = read_attempts(attrs.get(running.subject.number, {}))
-            if not noted or noted[-1].id != attempt:
-                self._announcer.note(
-                    "stop", f"trial {running.subject.number} was taken over", running.subject
-                )
-                self._executor.stop(attempt)
-                self._forget(attempt)
+            trial = found.get(live.number)
+            noted = read_attempts(trial.user_attrs) if trial is not None else []
+            if trial is None or not noted or noted[-1].id != attempt:
+                self._announcer.note("stop", f"trial {live.number} was taken over", live)
+                self._abandon(attempt)
+            elif trial.state.is_finished() and not self._has_ended(attempt):
+                # Else it may have been told by ourselves, and only the answer was lost.
+                self._ended_outside(live)
+
+    def _has_ended(self, attempt: str) -> bool:
+        """Whether the end of an attempt was heard and waits to be written."""
+        return any(isinstance(each, Done | Failed) for each in self._journal.of(attempt))
+
+    @contextmanager
+    def _unless_ended(self, live: LiveTrial) -> Iterator[None]:
+        """Write to a trial, unless it was told by somebody else, such as a person at the dashboard.
+
+        What runs of it is in vain then, and is stopped.
+        """
+        try:
+            yield
+        except UpdateFinishedTrialError:
+            self._ended_outside(live)
+
+    def _ended_outside(self, live: LiveTrial) -> None:
+        self._announcer.note("stop", f"trial {live.number} was ended from outside", live)
+        self._stale = True
+        for attempt, running in list(self._running.items()):
+            if running.subject is live:
+                self._abandon(attempt)
+
+    def _abandon(self, attempt: str) -> None:
+        """Stop an attempt that nobody wants any more; its worker is busy until it has ended."""
+        self._running[attempt].abandoned = True
+        self.status.running.pop(attempt, None)
+        self._executor.stop(attempt)
 
     def _resume(self, frozen: FrozenTrial) -> None:
         """Go on with a trial that an earlier coordinator, or an outage, left unfinished."""
@@ -325,6 +366,8 @@ class Coordinator:
         running = _Running(live, view)
         for event in self._journal.of(last.id):
             self._handle_trial(running, live, event)
+        if last.cause is Cause.STOPPED:
+            self._waiting.append(live)
         if last.end is not None:
             return
         task = self._plan.trial_task(live, last, self._directions)
@@ -360,8 +403,7 @@ class Coordinator:
                 continue
             if self.ended_early:
                 return
-            under_way = sum(isinstance(each.subject, LiveTrial) for each in self._running.values())
-            if self.status.finished + under_way >= self._plan.trials:
+            if self.status.finished + len(self._live()) >= self._plan.trials:
                 return
             live = LiveTrial.of(self.study.ask())
             if self._sample(live):
@@ -376,9 +418,11 @@ class Coordinator:
         if suggest is not None:
             try:
                 suggest(live.trial)
+            except (StorageInternalError, UpdateFinishedTrialError):
+                raise  # the database's word, not the objective's
             except Exception as error:
-                if is_outage(error) or isinstance(error, StorageInternalError):
-                    raise  # the database's fault, not the objective's
+                if is_outage(error):
+                    raise
                 attempt = live.begin()
                 attempt.close(Cause.BUG, f"{type(error).__name__}: {error}")
                 live.save()
@@ -409,13 +453,17 @@ class Coordinator:
         raise InputError(difference)
 
     def _submit(self, subject: LiveTrial | Baseline) -> None:
-        if isinstance(subject, Baseline):
-            subject.attempts += 1
-            attempt = Attempt.new(BASELINE_TRIAL, subject.attempts)
-            self._executor.submit(self._plan.baseline_task(subject.params, attempt))
-            view = RunningTrial(BASELINE_TRIAL, subject.label, subject.attempts)
-            self._register(attempt, _Running(subject, view))
+        if isinstance(subject, LiveTrial):
+            with self._unless_ended(subject):
+                self._submit_trial(subject)
             return
+        subject.attempts += 1
+        attempt = Attempt.new(BASELINE_TRIAL, subject.attempts)
+        self._executor.submit(self._plan.baseline_task(subject.params, attempt))
+        view = RunningTrial(BASELINE_TRIAL, subject.label, subject.attempts)
+        self._register(attempt, _Running(subject, view))
+
+    def _submit_trial(self, subject: LiveTrial) -> None:
         # A half-asked trial of an earlier coordinator still lacks parameters.
         if not subject.sampled and not self._sample(subject):
             return
@@ -445,15 +493,14 @@ class Coordinator:
         if running is None or event.sequence <= running.sequence:
             return  # of a superseded attempt, or a repeat
         running.sequence = event.sequence
+        if running.abandoned:
+            self._handle(event)  # which writes nothing
+            return
         if not self._journal and not self._database.is_away:
             with self._database.riding_out():
                 self._handle(event)
             if not self._database.is_away:
                 return
-            reason = self._database.failure
-            self._announcer.note(
-                "database", f"the database is away ({reason}); trials go on", reason=reason
-            )
         self._journal.append(event)
         if isinstance(event, Report):
             running.view.step, running.view.value = event.step, event.value
@@ -464,13 +511,21 @@ class Coordinator:
         running = self._running.get(event.attempt)
         if running is None:
             return  # it ended meanwhile
+        if running.abandoned:
+            if isinstance(event, Done | Failed):
+                self._forget(event.attempt)
+            return
+        if running.overdue and isinstance(event, Failed) and event.cause is Cause.STOPPED:
+            limit = duration(self._plan.trial_timeout or 0)
+            told = {"cause": Cause.TIMEOUT, "message": f"it ran longer than {limit}"}
+            event = event.model_copy(update=told)
         if isinstance(running.subject, Baseline):
             self._handle_baseline(running.subject, event)
         else:
             self._handle_trial(running, running.subject, event)
 
     def _handle_trial(self, running: _Running, live: LiveTrial, event: AnyEvent) -> None:
-        try:
+        with self._unless_ended(live):
             match event:
                 case Started():
                     attempt = live.attempts[-1]
@@ -486,16 +541,10 @@ class Coordinator:
                     live.set_attr(event.key, event.value)
                 case Done():
                     self._teller.done(live, event)
-                    self._forget(event.attempt)
                 case Failed():
-                    self._attempt_failed(running, live, event)
-                    self._forget(event.attempt)
-        except UpdateFinishedTrialError:
-            # Told by somebody else, such as a person at the dashboard: what runs is in vain.
-            self._announcer.note("stop", f"trial {live.number} was ended from outside", live)
-            self._executor.stop(event.attempt)
+                    self._attempt_failed(live, event)
+        if isinstance(event, Done | Failed):
             self._forget(event.attempt)
-            self._stale = True
 
     def _report(self, running: _Running, live: LiveTrial, event: Report) -> None:
         live.report(event.step, event.value)
@@ -520,12 +569,7 @@ class Coordinator:
             **facts,
         )
 
-    def _attempt_failed(self, running: _Running, live: LiveTrial, event: Failed) -> None:
-        if running.overdue and event.cause is Cause.STOPPED:
-            limit = duration(self._plan.trial_timeout or 0)
-            event = event.model_copy(
-                update={"cause": Cause.TIMEOUT, "message": f"it ran longer than {limit}"}
-            )
+    def _attempt_failed(self, live: LiveTrial, event: Failed) -> None:
         attempt = live.end(event)
         if event.cause is Cause.STOPPED:
             return  # its trial stays as it is for the next run
@@ -534,7 +578,7 @@ class Coordinator:
             self._waiting.append(live)
             self._announcer.note(
                 "retry",
-                f"trial {live.number} lost its worker ({event.message}); attempt "
+                f"trial {live.number}, {event.cause}: {event.message}; attempt "
                 f"{len(live.attempts) + 1} follows",
                 live,
                 cause=str(event.cause),
@@ -578,6 +622,14 @@ class Coordinator:
                 self._forget(event.attempt)
 
     # Bookkeeping.
+
+    def _live(self) -> list[LiveTrial]:
+        """Return the trials that run."""
+        return [
+            each.subject
+            for each in self._running.values()
+            if isinstance(each.subject, LiveTrial) and not each.abandoned
+        ]
 
     def _register(self, attempt: Attempt, running: _Running) -> None:
         self._running[attempt.id] = running

@@ -8,7 +8,7 @@ from pathlib import Path
 from hpo.errors import InputError
 from hpo.executors.local import machine_slots
 from hpo.objective import Objective
-from hpo.opening import directions_of, name_of
+from hpo.opening import check_requirements, directions_of, name_of
 from hpo.sampling import make_pruner, make_sampler
 from hpo.settings import Settings
 from storage import mask_url
@@ -20,6 +20,7 @@ def describe_plan(objective: Objective, settings: Settings) -> list[str]:
     Raises:
         InputError: A setting or the data cannot be used.
     """
+    check_requirements(settings, objective)
     make_sampler(settings.sampler, settings.seed)
     make_pruner(settings.pruner)
     name = name_of(settings, objective)

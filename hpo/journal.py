@@ -13,6 +13,9 @@ from pathlib import Path
 from hpo.errors import StudyStoppedError
 from hpo.protocol import AnyEvent, ProtocolError, decode_event, encode
 
+UNWRITTEN = "unwritten.jsonl"
+"""Its name in the study's directory."""
+
 
 class Journal:
     """A queue of events, oldest first, that survives the process.
@@ -40,8 +43,8 @@ class Journal:
                 self._events.append(decode_event(line))
             except ProtocolError as error:
                 raise StudyStoppedError(
-                    f"{path}, line {number}: {error} It holds results that the database lacks: "
-                    "mend the line, or move the file away to do without them."
+                    f"{path}, line {number} is damaged. The file holds results that the database "
+                    "lacks: mend the line, or move the file away to do without them."
                 ) from error
         if lines and not lines[-1].endswith(b"\n"):
             self._write(b"".join(lines[:-1]), "wb")

@@ -83,7 +83,7 @@ class Notes:
         self._best: FrozenTrial | None = None
 
     def on(self, moment: Moment, status: Status) -> None:
-        """Take note of ``moment``. Nothing is written: it may be told while the database is away."""
+        """Take note of ``moment``; nothing is written, as the database may be away just now."""
         if moment.kind in ("complete", "pruned", "failed") and moment.trial is not None:
             best = status.best is not None and status.best[1] == moment.trial
             self._pending.setdefault(moment.trial, best)

@@ -149,7 +149,6 @@ def open_study(
         InputError: The study was made for something else.
     """
     directions = list(directions_of(settings, objective))
-    _check_requirements(settings, objective)
     record = StudyRecord(
         objective=spec.reference if spec is not None else None,
         # Through JSON, as it comes back from the storage: tuples are lists there.
@@ -192,8 +191,12 @@ def open_study(
     return OpenStudy(study, notes, imports, KnownSpace(name, finished) if changed else None)
 
 
-def _check_requirements(settings: Settings, objective: Objective) -> None:
-    """Refuse rules that cannot work, as far as the objective says what it measures."""
+def check_requirements(settings: Settings, objective: Objective) -> None:
+    """See that the rules can work, as far as the objective says what it measures.
+
+    Raises:
+        InputError: They cannot.
+    """
     several = len(directions_of(settings, objective)) > 1
     for name in ("target", "patience"):
         if several and getattr(settings, name) is not None:

@@ -9,6 +9,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, distribution_to_json
 
 from hpo.attempts import Attempt, LiveTrial, trial_seed
+from hpo.journal import UNWRITTEN
 from hpo.protocol import BASELINE_TRIAL, Direction, ObjectiveSpec, Param, Task
 from hpo.requirements import Requirement
 
@@ -52,7 +53,7 @@ class Plan:
     @property
     def journal(self) -> Path:
         """The file of events that wait for the database."""
-        return self.directory / "unwritten.jsonl"
+        return self.directory / UNWRITTEN
 
     @property
     def trials_directory(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from optuna import Study
@@ -10,6 +11,7 @@ from optuna.trial import TrialState
 from pydantic import BaseModel
 
 from hpo.errors import InputError
+from hpo.journal import UNWRITTEN
 
 RECORD = "hpo"
 """The study's user attribute that holds its record."""
@@ -85,6 +87,7 @@ class StudyRecord(BaseModel):
                 f"the study keeps its seed {old.seed} (--seed {self.seed} is for new ones)"
             )
         if old.directory != self.directory:
+            _refuse_to_leave(Path(old.directory, UNWRITTEN), name)
             notes.append(f"the study moves from {old.directory} to {self.directory}")
         for what in ("sampler", "pruner"):
             before, now = getattr(old, what), getattr(self, what)
@@ -107,6 +110,15 @@ class StudyRecord(BaseModel):
                 "finished trials were judged by that, which cannot change. Go back to it, or "
                 f"judge them anew in another study: --study NEW --from {study.study_name}."
             )
+
+
+def _refuse_to_leave(unwritten: Path, name: str) -> None:
+    """Refuse to move a study away from results that its database lacks."""
+    if unwritten.exists():
+        raise InputError(
+            f"{unwritten} holds results of study {name!r} that its database lacks: run the study "
+            f"once with --out {unwritten.parent.parent}, or delete the file to do without them."
+        )
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -23,7 +23,14 @@ from hpo.errors import InputError, StudyStoppedError
 from hpo.events import EventLog
 from hpo.notes import Notes
 from hpo.objective import Objective, load_objective, spec_of, spec_of_reference
-from hpo.opening import make_executor, name_of, open_study, prepare, undo_new_files
+from hpo.opening import (
+    check_requirements,
+    make_executor,
+    name_of,
+    open_study,
+    prepare,
+    undo_new_files,
+)
 from hpo.plan import Plan
 from hpo.protocol import ObjectiveSpec
 from hpo.record import StudyRecord
@@ -171,6 +178,7 @@ def _run_study(
 ) -> Outcome:
     name = name_of(settings, objective)
     directory = (settings.out / name).resolve()
+    check_requirements(settings, objective)
     make_sampler(settings.sampler, settings.seed)
     make_pruner(settings.pruner)
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as undo:
@@ -216,8 +224,11 @@ def _run_study(
         )
         stack.enter_context(signals(coordinator))
         stopped = _run(coordinator, watching, database)
-        if database.is_away and stopped is not None:
-            raise stopped  # there is nothing to sum up from
+        if database.is_away:  # there is nothing to sum up from
+            if stopped is not None:
+                raise stopped
+            say("the database is away; when it is back, the same command goes on")
+            return Outcome(study, coordinator.status, coordinator.ended_early)
         published = publish_best(study, directory)
         if observers:
             status, early = coordinator.status, coordinator.ended_early

@@ -13,7 +13,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.baselines import BASELINES
-from hpo.coordinator import INTERRUPTED, TIME_IS_UP
+from hpo.coordinator import INTERRUPTED, STOPPED, TIME_IS_UP
 from hpo.retention import MODEL
 from hpo.settings import Settings
 from hpo.status import Status
@@ -102,7 +102,7 @@ def summary(
     waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
     if waiting:
         lines += [f"queue {waiting} enqueued trials wait for a larger --trials"]
-    if ended_early not in ("", INTERRUPTED, TIME_IS_UP):
+    if ended_early not in ("", INTERRUPTED, STOPPED, TIME_IS_UP):
         lines += ["more  the same command goes on once that limit is raised or left out"]
     elif status.finished < status.trials:
         lines += ["resume  the same command goes on where this one stopped"]

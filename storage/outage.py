@@ -40,4 +40,7 @@ def is_outage(error: BaseException) -> bool:
 
 def reason(error: BaseException) -> str:
     """Return in one line what the database, or the driver, said."""
-    return " ".join(str(driver_error(error)).split())
+    cause = driver_error(error)
+    if type(cause).__name__ == "PendingRollbackError":
+        return "the connection broke in the middle of a transaction"
+    return " ".join(str(cause).split())

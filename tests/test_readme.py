@@ -7,16 +7,20 @@ import os
 import re
 import shlex
 import shutil
-import socket
+import signal
 import subprocess
 import sys
 import tomllib
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from hpo.cli import app
 from hpo.settings import check
+from tests.test_compose import SECRETS, SERVICES, interpolated
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -106,19 +110,16 @@ def test_every_command_of_the_readme_runs(newcomer: Path) -> None:
     assert "trials" in out
     asked = [command for command in COMMANDS if command not in MAKE_TARGETS]
     for command in asked:
-        if command.startswith("optuna-dashboard"):
+        if command.startswith("hpo dashboard"):
             check_dashboard(command, newcomer)
         else:
             assert run(command, newcomer)
 
 
 def check_dashboard(command: str, directory: Path) -> None:
-    """Start the dashboard as the README says and ask it for its studies."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """Start the dashboard as the README says, ask it for its studies, and try to change one."""
     process = subprocess.Popen(
-        [*shlex.split(command), "--port", str(port)],
+        [*shlex.split(command), "--port", "0"],
         cwd=directory,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -127,14 +128,35 @@ def check_dashboard(command: str, directory: Path) -> None:
     )
     try:
         assert process.stdout is not None
-        for line in process.stdout:
-            if "Listening" in line:
-                break
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=20) as answer:
+        line = process.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert address is not None, line + process.stdout.read()
+        studies = f"{address[0]}/api/studies"
+        with urllib.request.urlopen(studies, timeout=30) as answer:
             assert b'"demo"' in answer.read()
+        deletion = urllib.request.Request(f"{studies}/1", method="DELETE")
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(deletion, timeout=30)
     finally:
-        process.kill()
-        process.wait()
+        process.send_signal(signal.SIGINT)  # Ctrl-C, as the README says
+        assert process.wait(30) == 0
+
+
+def test_the_containers_of_the_readme_are_those_of_compose() -> None:
+    """There is no container engine here; tests/test_compose.py runs what is in the containers."""
+    (block,) = blocks("console")
+    exported, up, study = (line.removeprefix("$ ") for line in block.splitlines())
+    assert set(re.findall(r"(\w+)=", exported)) == set(SECRETS)
+    assert up == "docker compose up --detach"
+    services = interpolated(SERVICES, SECRETS)
+    assert services["postgres"]["ports"] == ["127.0.0.1:5432:5432"]  # PostgreSQL's default
+    inside = services["dashboard"]["environment"]["HPO_STORAGE"]
+    words = shlex.split(study)
+    assert words[words.index("--storage") + 1] == inside.replace("postgres:5432", "127.0.0.1")
+    assert words[0] == "PGPASSWORD=$POSTGRES_PASSWORD"
+    (published,) = services["dashboard"]["ports"]
+    assert published == "127.0.0.1:8080:8080"
+    assert "http://localhost:8080/dashboard" in README
 
 
 @pytest.mark.slow
@@ -155,6 +177,36 @@ def test_the_settings_file_of_the_readme_is_valid() -> None:
     FineTune(models=settings.models, space=settings.space)
 
 
-def test_the_diagram_and_the_table_name_what_is_there() -> None:
-    for path in ("CONTRIBUTING.md", "LICENSE", "docs/quadratic.py"):
-        assert (ROOT / path).exists()
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(f"docs/{each.name}" for each in (ROOT / "docs").glob("*.md")),
+]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    document = ROOT / name
+    for target, anchor in re.findall(
+        r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", document.read_text()
+    ):
+        linked = document.parent / target if target else document
+        assert linked.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", linked.read_text(), flags=re.MULTILINE)
+            assert anchor in {title.lower().replace(" ", "-") for title in titles}
+
+
+OF_OTHERS = {
+    *("--csv", "--detach", "--exclude-editable", "--name"),  # psql, docker, pip
+    *("--database", "--kills", "--path", "--seconds"),  # make chaos
+}
+"""Options in the documents that are not hpo's."""
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_options_in_the_documents_exist(name: str) -> None:
+    commands = get_command(app).commands.values()  # type: ignore[attr-defined]
+    known = {flag for command in commands for each in command.params for flag in each.opts}
+    written = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", (ROOT / name).read_text()))
+    assert written <= known | OF_OTHERS

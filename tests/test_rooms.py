@@ -32,7 +32,7 @@ def imports(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("room", FORBIDDEN)
 def test_a_room_imports_nothing_that_it_must_not(room: str) -> None:
-    for path in (ROOT / room).glob("*.py"):
+    for path in (ROOT / room).rglob("*.py"):
         packages = {name.partition(".")[0] for name in imports(path)}
         assert not packages & FORBIDDEN[room], path
 

@@ -157,7 +157,7 @@ class LocalExecutor:
         self._found: list[AnyEvent] = []
         self._last_look = time.monotonic()
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(preload))
+        self._context.set_forkserver_preload(["hpo.executors.fork_server", *preload])
         self._failed_starts = 0
         self._workers = [self._start(slot) for slot in machine_slots(workers)]
 

@@ -47,8 +47,9 @@ def worker_main(
         outcome: File for the final event of the newest attempt, written before it is sent: if the
             coordinator dies first, the next one finds it there and need not run the attempt again.
     """
-    # Ctrl-C reaches the whole process group; what happens then is the coordinator's decision.
+    # They reach the whole process group; what happens then is the coordinator's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # The terminal belongs to the coordinator: a worker that reads it would hang.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _share_machine(threads, gpu)

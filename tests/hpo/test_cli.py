@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ from typing import Any
 
 import optuna
 import pytest
+
+from storage import own_study, owner_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -229,3 +232,48 @@ def test_a_wrong_space_names_its_file_and_key(here: Path) -> None:
     assert done.stderr.startswith("hpo: sweep.toml: space or --space: there is no loss 'Guess'")
     (here / "sweep.toml").unlink()
     assert run("--space", "epochs=0").stderr.startswith("hpo: --space: epochs cannot be '0'")
+
+
+def test_rules_that_no_best_trial_can_meet_are_refused_by_their_flag(here: Path) -> None:
+    pair = ("--objective", "mine:pair", "--direction", "minimize", "--direction", "maximize")
+    for flag in ("--target", "--patience"):
+        done = run(*pair, flag, "3")
+        assert done.returncode == 2
+        assert f"{flag} needs one best trial" in " ".join(done.stderr.split())
+        left = [path.name for path in here.iterdir() if path.name != "__pycache__"]
+        assert left == ["mine.py"]
+
+
+@pytest.mark.slow
+def test_a_metric_that_the_built_in_objective_lacks_is_refused_at_once(here: Path) -> None:
+    pairs = [
+        {"sentence1": f"question {n} a", "sentence2": f"question {n} b", "label": n % 2}
+        for n in range(400)
+    ]
+    (here / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    done = run("--data", "pairs.jsonl", "--require", "recal>=0.5")
+    assert done.returncode == 2, done.stderr
+    assert "--require recal>=0.5: its trials have no metric 'recal'" in done.stderr
+    assert "recall" in done.stderr
+    left = {path.name for path in here.iterdir() if path.name != "__pycache__"}
+    assert left == {"mine.py", "pairs.jsonl"}
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_second_coordinator_exits_at_once_and_names_the_first(
+    here: Path, database: str, request: pytest.FixtureRequest
+) -> None:
+    url = "sqlite:///hpo.db"
+    if database == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    with own_study(url, "s"):
+        owner = owner_of(url, "s")
+        done = run("--objective", "mine:waits", "--study", "s", "--storage", url)
+    assert owner is not None
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert f"owned by another coordinator: process {os.getpid()} on host " in said
+    assert socket.gethostname() in said
+    assert f"since {owner.since}" in said
+    assert "Traceback" not in said
+    assert not (here / "runs").exists()

@@ -225,8 +225,8 @@ def test_what_the_database_refused_is_written_with_the_next_call(
     monkeypatch.setattr(sqlite, "set_study_system_attr", fails_once)
     moment = Moment("complete", "", trial=numbers[-1])
     if fails_at:
+        run.notes.on(moment, run.status)
         with pytest.raises(optuna.exceptions.StorageInternalError):
-            run.notes.on(moment, run.status)
             run.notes.tick(run.status)
     run.notes.on(moment, run.status)
     run.notes.tick(run.status)
