@@ -6,6 +6,10 @@ crash is in the storage.
 
 The storage may go away at any statement. So whatever writes to it here can be done again from its
 start: first everything is written, then what this process knows is changed.
+
+The module is long because its transitions share one state and are best read together. What can
+stand alone does: the roster of attempts, telling and counting, baselines, the journal, the
+database's health.
 """
 
 from __future__ import annotations
@@ -15,7 +19,6 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from optuna import Study
@@ -48,6 +51,7 @@ from hpo.protocol import (
     Suggest,
     Verdict,
 )
+from hpo.roster import Roster, Running
 from hpo.status import Observer, RunningTrial, Status
 from hpo.telling import Teller
 from hpo.text import duration, parameter, score
@@ -64,18 +68,6 @@ STOPPED = "stopped"
 
 TIME_IS_UP = "the time is up"
 """Why no further trials start after ``--timeout``."""
-
-
-@dataclass
-class _Running:
-    """An attempt that the executor runs."""
-
-    subject: LiveTrial | Baseline
-    view: RunningTrial
-    sequence: int = -1
-    overdue: bool = False
-    abandoned: bool = False
-    """Told to stop as its trial is no longer its own; only its end is waited for."""
 
 
 class Coordinator:
@@ -115,7 +107,6 @@ class Coordinator:
         self._directions: tuple[Direction, ...] = tuple(
             "maximize" if each.name == "MAXIMIZE" else "minimize" for each in study.directions
         )
-        self._running: dict[str, _Running] = {}
         self._waiting: deque[LiveTrial | Baseline] = deque()
         self._lost: Counter[int | str] = Counter()
         """Attempts lost to the infrastructure, by trial number or baseline."""
@@ -136,6 +127,7 @@ class Coordinator:
             maximize=self._directions[0] == "maximize",
             trials=plan.trials,
         )
+        self._running = Roster(executor, self.status)
         self._announcer = Announcer(observers, self.status)
         self._teller = Teller(study, plan, self.status, self._announcer, imports)
         self._baselines = Baselines(study, objective, self._label, self.status)
@@ -234,27 +226,22 @@ class Coordinator:
     def _look_at_the_clocks(self) -> None:
         if self._deadline is not None and time.monotonic() > self._deadline:
             self.drain(TIME_IS_UP)
-        limit = self._plan.trial_timeout
-        if limit is None:
-            return
-        for attempt, running in self._running.items():
-            if not running.overdue and time.monotonic() - running.view.since > limit:
-                running.overdue = True
-                self._executor.stop(attempt)
+        if self._plan.trial_timeout is not None:
+            self._running.stop_overdue(self._plan.trial_timeout)
 
     def _stop_what_runs(self) -> None:
         """End the running attempts, and say so in the storage if it is there."""
-        for attempt, running in list(self._running.items()):
+        for attempt, running in self._running.items():
             self._executor.stop(attempt)
             live = running.subject
-            ended = running.abandoned or self._has_ended(attempt)
+            ended = running.abandoned or self._journal.has_end(attempt)
             if isinstance(live, LiveTrial) and not ended:
                 self._announcer.note("stop", f"trial {live.number} is stopped", live)
                 if not self._database.is_away:
                     with self._database.riding_out(), self._unless_ended(live):
                         live.attempts[-1].close(Cause.STOPPED, "stopped by the coordinator")
                         live.save()
-            self._forget(attempt)
+            self._running.forget(attempt)
 
     # What the storage holds and this process does not know: after a start, and after an outage.
 
@@ -263,7 +250,7 @@ class Coordinator:
         away = self._database.is_away
         if away or self._stale:
             self._survey()
-            for live in self._live():
+            for live in self._running.trials():
                 with self._unless_ended(live):
                     live.save()
         kept = len(self._journal)
@@ -287,7 +274,7 @@ class Coordinator:
         self._drop_superseded(trials)
         if not self._taken_up:
             self.status.finished_before = self.status.finished
-        known = {live.number for live in self._live()}
+        known = {live.number for live in self._running.trials()}
         self._waiting = deque(each for each in self._waiting if isinstance(each, Baseline))
         for trial in trials:
             if trial.state is TrialState.RUNNING and trial.number not in known:
@@ -301,7 +288,7 @@ class Coordinator:
     def _drop_superseded(self, trials: list[FrozenTrial]) -> None:
         """Stop attempts whose trial was ended, or tried again, while the study was not ours."""
         found = {trial.number: trial for trial in trials}
-        for attempt, running in list(self._running.items()):
+        for attempt, running in self._running.items():
             live = running.subject
             if isinstance(live, Baseline) or running.abandoned:
                 continue
@@ -309,14 +296,10 @@ class Coordinator:
             noted = read_attempts(trial.user_attrs) if trial is not None else []
             if trial is None or not noted or noted[-1].id != attempt:
                 self._announcer.note("stop", f"trial {live.number} was taken over", live)
-                self._abandon(attempt)
-            elif trial.state.is_finished() and not self._has_ended(attempt):
+                self._running.abandon(attempt)
+            elif trial.state.is_finished() and not self._journal.has_end(attempt):
                 # Else it may have been told by ourselves, and only the answer was lost.
                 self._ended_outside(live)
-
-    def _has_ended(self, attempt: str) -> bool:
-        """Whether the end of an attempt was heard and waits to be written."""
-        return any(isinstance(each, Done | Failed) for each in self._journal.of(attempt))
 
     @contextmanager
     def _unless_ended(self, live: LiveTrial) -> Iterator[None]:
@@ -332,15 +315,9 @@ class Coordinator:
     def _ended_outside(self, live: LiveTrial) -> None:
         self._announcer.note("stop", f"trial {live.number} was ended from outside", live)
         self._stale = True
-        for attempt, running in list(self._running.items()):
+        for attempt, running in self._running.items():
             if running.subject is live:
-                self._abandon(attempt)
-
-    def _abandon(self, attempt: str) -> None:
-        """Stop an attempt that nobody wants any more; its worker is busy until it has ended."""
-        self._running[attempt].abandoned = True
-        self.status.running.pop(attempt, None)
-        self._executor.stop(attempt)
+                self._running.abandon(attempt)
 
     def _resume(self, frozen: FrozenTrial) -> None:
         """Go on with a trial that an earlier coordinator, or an outage, left unfinished."""
@@ -363,7 +340,7 @@ class Coordinator:
     def _resume_open(self, live: LiveTrial, last: Attempt) -> None:
         """Go on with a trial whose last attempt has no end yet."""
         view = RunningTrial(live.number, live.label, len(live.attempts))
-        running = _Running(live, view)
+        running = Running(live, view)
         for event in self._journal.of(last.id):
             self._handle_trial(running, live, event)
         if last.cause is Cause.STOPPED:
@@ -372,7 +349,7 @@ class Coordinator:
             return
         task = self._plan.trial_task(live, last, self._directions)
         if self._executor.attach(task, last.handle):
-            self._register(last, running)
+            self._running.add(last.id, running)
             self._announcer.note("retry", f"trial {live.number} is taken up while it runs", live)
             return
         last.close(Cause.LOST, "the coordinator ended")
@@ -403,7 +380,7 @@ class Coordinator:
                 continue
             if self.ended_early:
                 return
-            if self.status.finished + len(self._live()) >= self._plan.trials:
+            if self.status.finished + len(self._running.trials()) >= self._plan.trials:
                 return
             live = LiveTrial.of(self.study.ask())
             if self._sample(live):
@@ -461,7 +438,7 @@ class Coordinator:
         attempt = Attempt.new(BASELINE_TRIAL, subject.attempts)
         self._executor.submit(self._plan.baseline_task(subject.params, attempt))
         view = RunningTrial(BASELINE_TRIAL, subject.label, subject.attempts)
-        self._register(attempt, _Running(subject, view))
+        self._running.add(attempt.id, Running(subject, view))
 
     def _submit_trial(self, subject: LiveTrial) -> None:
         # A half-asked trial of an earlier coordinator still lacks parameters.
@@ -471,9 +448,9 @@ class Coordinator:
         task = self._plan.trial_task(subject, attempt, self._directions)
         attempt.handle = self._executor.submit(task)
         view = RunningTrial(subject.number, subject.label, len(subject.attempts))
-        running = _Running(subject, view)
+        running = Running(subject, view)
         # Known as running before its handle is written: an outage must not lose sight of it.
-        self._register(attempt, running)
+        self._running.add(attempt.id, running)
         what = f" · {subject.label}" if subject.label else ""
         self._announcer.note(
             "start",
@@ -513,7 +490,7 @@ class Coordinator:
             return  # it ended meanwhile
         if running.abandoned:
             if isinstance(event, Done | Failed):
-                self._forget(event.attempt)
+                self._running.forget(event.attempt)
             return
         if running.overdue and isinstance(event, Failed) and event.cause is Cause.STOPPED:
             limit = duration(self._plan.trial_timeout or 0)
@@ -524,7 +501,7 @@ class Coordinator:
         else:
             self._handle_trial(running, running.subject, event)
 
-    def _handle_trial(self, running: _Running, live: LiveTrial, event: AnyEvent) -> None:
+    def _handle_trial(self, running: Running, live: LiveTrial, event: AnyEvent) -> None:
         with self._unless_ended(live):
             match event:
                 case Started():
@@ -544,9 +521,9 @@ class Coordinator:
                 case Failed():
                     self._attempt_failed(live, event)
         if isinstance(event, Done | Failed):
-            self._forget(event.attempt)
+            self._running.forget(event.attempt)
 
-    def _report(self, running: _Running, live: LiveTrial, event: Report) -> None:
+    def _report(self, running: Running, live: LiveTrial, event: Report) -> None:
         live.report(event.step, event.value)
         prune = live.trial.should_prune()
         self._executor.reply(event.attempt, Verdict(step=event.step, prune=prune))
@@ -603,13 +580,13 @@ class Coordinator:
                     params=baseline.params,
                     value=value,
                 )
-                self._forget(event.attempt)
+                self._running.forget(event.attempt)
             case Failed() if (
                 event.cause.is_infrastructure and self._lost[baseline.label] < self._plan.retries
             ):
                 self._lost[baseline.label] += 1
                 self._waiting.appendleft(baseline)
-                self._forget(event.attempt)
+                self._running.forget(event.attempt)
             case Failed():
                 self._announcer.note(
                     "failed",
@@ -619,25 +596,9 @@ class Coordinator:
                     event.log_tail,
                     cause=str(event.cause),
                 )
-                self._forget(event.attempt)
+                self._running.forget(event.attempt)
 
     # Bookkeeping.
-
-    def _live(self) -> list[LiveTrial]:
-        """Return the trials that run."""
-        return [
-            each.subject
-            for each in self._running.values()
-            if isinstance(each.subject, LiveTrial) and not each.abandoned
-        ]
-
-    def _register(self, attempt: Attempt, running: _Running) -> None:
-        self._running[attempt.id] = running
-        self.status.running[attempt.id] = running.view
-
-    def _forget(self, attempt: str) -> None:
-        self._running.pop(attempt, None)
-        self.status.running.pop(attempt, None)
 
     def _label(self, params: dict[str, Any]) -> str:
         label = getattr(self._objective, "label", None)

@@ -61,6 +61,10 @@ class Journal:
         """Return the events of one attempt, oldest first."""
         return [event for event in self._events if event.attempt == attempt]
 
+    def has_end(self, attempt: str) -> bool:
+        """Whether the end of an attempt was heard and waits to be written."""
+        return any(event.kind in ("done", "failed") for event in self.of(attempt))
+
     def append(self, event: AnyEvent) -> None:
         """Keep ``event``; it is in the file when this returns.
 
