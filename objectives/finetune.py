@@ -77,6 +77,25 @@ class FineTune:
 
     metric_name = "validation ROC AUC"
     direction = "maximize"
+    metrics = (
+        "roc_auc",
+        "average_precision",
+        "threshold",
+        "accuracy",
+        "balanced_accuracy",
+        "f1",
+        "precision",
+        "recall",
+        "mcc",
+        "pairs",
+        "positives",
+        "dimension",
+        "num_samples",
+        "steps",
+        "train_seconds",
+        "evaluation_seconds",
+        "pairs_per_second",
+    )
     # Another space, or other base models, leave the value of a trial what it is.
     search_options = ("models", "space", "resolved.dimensions")
     preload = (
