@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EXIT_STOPPED = 1
-"""The study stopped before its target: too many failures."""
+"""The study stopped short: too many failures, or a database that was away for too long."""
 
 EXIT_BAD_INPUT = 2
 """Something that was given cannot be used."""

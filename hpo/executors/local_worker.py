@@ -49,7 +49,9 @@ def worker_main(
     """
     # They reach the whole process group; what happens then is the coordinator's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Not SIG_IGN: what an objective starts must still be its own to terminate.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     # The terminal belongs to the coordinator: a worker that reads it would hang.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _share_machine(threads, gpu)

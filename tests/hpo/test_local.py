@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -371,6 +372,28 @@ def test_an_outcome_of_another_attempt_is_not_taken_for_this_ones(
     until(one, Done)
     assert one.attach(make_task(tmp_path, attempt="0.2.test"), {}) is False
     assert one.events(0.1) == []
+
+
+def ends_what_it_started(trial: object) -> float:
+    program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    forked.start()
+    time.sleep(0.2)
+    program.terminate()
+    forked.terminate()
+    forked.join(10)
+    return float(program.wait(10) == forked.exitcode == -signal.SIGTERM)
+
+
+def test_a_worker_outlives_sigterm_and_what_its_objective_starts_does_not(
+    one: LocalExecutor, tmp_path: Path
+) -> None:
+    handle = one.submit(make_task(tmp_path, "tests.hpo.test_local:ends_what_it_started"))
+    until(one, Started)
+    os.kill(handle["process"], signal.SIGTERM)
+    done = until(one, Done)
+    assert isinstance(done, Done)
+    assert done.values == (1.0,)
 
 
 def test_a_directory_serves_one_coordinator(executor: LocalExecutor, tmp_path: Path) -> None:
