@@ -25,7 +25,14 @@ from typing import Any
 import psutil
 
 from hpo.executors import ExecutorError, Handle
-from hpo.executors.local_processes import Roll, created, kill, revive_fork_server, state_of
+from hpo.executors.local_processes import (
+    Roll,
+    created,
+    kill,
+    revive_fork_server,
+    start_quiet_tracker,
+    state_of,
+)
 from hpo.executors.local_worker import (
     BEAT,
     BEAT_SECONDS,
@@ -35,7 +42,16 @@ from hpo.executors.local_worker import (
     TASK,
     worker_main,
 )
-from hpo.protocol import AnyEvent, AnyReply, Cause, Failed, Task, decode_event, encode
+from hpo.protocol import (
+    AnyEvent,
+    AnyReply,
+    Cause,
+    Failed,
+    ProtocolError,
+    Task,
+    decode_event,
+    encode,
+)
 from hpo.worker import log_tail
 
 WORKER_MEMORY_BYTES = 3 << 30
@@ -156,6 +172,7 @@ class LocalExecutor:
         self._silent_seconds = silent_seconds
         self._found: list[AnyEvent] = []
         self._last_look = time.monotonic()
+        start_quiet_tracker()
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["hpo.executors.fork_server", *preload])
         self._failed_starts = 0
@@ -195,7 +212,10 @@ class LocalExecutor:
         if pid is not None:
             kill(pid, handle.get("process_created"))
         for path in self._outcomes.glob("*.json"):
-            event = decode_event(path.read_bytes())
+            try:
+                event = decode_event(path.read_bytes())
+            except ProtocolError:
+                continue  # torn by a power failure, or of another version: it is run again
             if event.attempt == task.attempt:
                 self._found.append(event)
                 return True

@@ -6,12 +6,13 @@ A process is named by its id and the time it began: an id alone may belong to an
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
+from pydantic import BaseModel, ValidationError
 
 from hpo.errors import InputError
 from hpo.executors import ExecutorError
@@ -72,11 +73,35 @@ def revive_fork_server() -> None:
             kill(child.pid, created(child.pid))
 
 
+def start_quiet_tracker() -> None:
+    """Start multiprocessing's resource tracker, and keep its warnings to itself.
+
+    It tidies up after a killed worker, as it should, and would warn people about that.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    added = "ignore:resource_tracker"
+    os.environ["PYTHONWARNINGS"] = added if not before else f"{before},{added}"
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
+
+
 def _runs(process: psutil.Process, *modules: str) -> bool:
     try:
         return any(module in part for part in process.cmdline() for module in modules)
     except psutil.NoSuchProcess:
         return False
+
+
+class _Processes(BaseModel):
+    """What the roll says: processes by id and the time they began."""
+
+    coordinator: tuple[int, float | None]
+    workers: list[tuple[int, float]]
 
 
 class Roll:
@@ -97,20 +122,26 @@ class Roll:
         """Kill what an earlier executor left.
 
         Raises:
-            InputError: Its coordinator still runs: a study of the same name in another database.
+            InputError: Its coordinator still runs: a study of the same name in another database. Or
+                the file is damaged.
         """
         try:
-            found = json.loads(self._path.read_text())
+            found = _Processes.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
             return
-        owner, began = found["coordinator"]
+        except ValidationError:
+            raise InputError(
+                f"{self._path} is damaged: it lists the workers of the last run, which must not "
+                "wake up beside new ones. See that none is left, and delete it."
+            ) from None
+        owner, began = found.coordinator
         if owner != os.getpid() and began is not None and created(owner) == began:
             raise InputError(
                 f"{self._path.parent} is in use by another coordinator (process {owner}), which "
                 "keeps a study of this name in another database; choose another --out, or another "
                 "--study."
             )
-        for pid, began in found["workers"]:
+        for pid, began in found.workers:
             kill(pid, began)
 
     def add(self, pid: int | None) -> None:
@@ -123,10 +154,9 @@ class Roll:
                 self._known[each] = began
         # Those that ended meanwhile leave the list.
         self._known = {pid: began for pid, began in self._known.items() if created(pid) == began}
-        content = {
-            "coordinator": (os.getpid(), created(os.getpid())),
-            "workers": list(self._known.items()),
-        }
+        content = _Processes(
+            coordinator=(os.getpid(), created(os.getpid())), workers=list(self._known.items())
+        )
         incoming = self._path.with_suffix(".new")
-        incoming.write_text(json.dumps(content))
+        incoming.write_text(content.model_dump_json())
         incoming.rename(self._path)

@@ -17,6 +17,7 @@ import optuna
 import psutil
 import pytest
 
+from hpo.errors import InputError
 from hpo.executors import ExecutorError
 from hpo.executors.local import LocalExecutor, machine_slots, visible_gpus
 from hpo.executors.local_processes import state_of
@@ -409,3 +410,9 @@ def test_a_directory_serves_one_coordinator(executor: LocalExecutor, tmp_path: P
     assert "is in use by another coordinator" in second.stderr
     assert executor.submit(make_task(tmp_path, "tests.hpo.sample_objectives:quadratic"))
     until(executor, Done)
+
+
+def test_a_damaged_list_of_processes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "processes.json").write_text("[[1, 2.0]]")
+    with pytest.raises(InputError, match=r"processes\.json is damaged"):
+        LocalExecutor(tmp_path, workers=1)
