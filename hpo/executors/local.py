@@ -169,6 +169,7 @@ class LocalExecutor:
         self._outcomes.mkdir(parents=True, exist_ok=True)
         self._roll = Roll(directory / "processes.json")
         self._roll.end_survivors()
+        self._roll.claim()
         self._silent_seconds = silent_seconds
         self._found: list[AnyEvent] = []
         self._last_look = time.monotonic()

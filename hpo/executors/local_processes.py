@@ -23,6 +23,10 @@ KILL_SECONDS = 10.0
 _FORK_SERVER = "multiprocessing.forkserver"
 _HELPERS = (_FORK_SERVER, "multiprocessing.resource_tracker")
 
+MARK = "HPO_WORKERS_OF"
+"""The environment variable that names the study's directory in its workers. It is there from their
+first instant; the roll is not, if the coordinator is killed while it starts one."""
+
 
 def created(pid: int | None) -> float | None:
     """Return when a process began; ``None`` if it is gone."""
@@ -93,8 +97,8 @@ def start_quiet_tracker() -> None:
 def _runs(process: psutil.Process, *modules: str) -> bool:
     try:
         return any(module in part for part in process.cmdline() for module in modules)
-    except psutil.NoSuchProcess:
-        return False
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False  # gone, or somebody else's
 
 
 class _Processes(BaseModel):
@@ -143,6 +147,24 @@ class Roll:
             )
         for pid, began in found.workers:
             kill(pid, began)
+        self._end_marked()
+
+    def _end_marked(self) -> None:
+        """Kill what is marked as a worker of this directory and was not written down in time."""
+        own = {child.pid for child in psutil.Process().children(recursive=True)}
+        for process in psutil.process_iter():
+            try:
+                if process.pid in own or not _runs(process, *_HELPERS):
+                    continue
+                if process.environ().get(MARK) == str(self._path.parent):
+                    kill(process.pid, process.create_time())
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue  # gone, or somebody else's
+
+    def claim(self) -> None:
+        """Write down who uses the directory, and mark the workers that will be started."""
+        os.environ[MARK] = str(self._path.parent)
+        self.add(None)
 
     def add(self, pid: int | None) -> None:
         """Add a worker, and the helpers of multiprocessing that it came from."""

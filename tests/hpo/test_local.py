@@ -416,3 +416,24 @@ def test_a_damaged_list_of_processes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "processes.json").write_text("[[1, 2.0]]")
     with pytest.raises(InputError, match=r"processes\.json is damaged"):
         LocalExecutor(tmp_path, workers=1)
+
+
+def test_a_worker_that_was_not_written_down_in_time_is_ended_too(tmp_path: Path) -> None:
+    script = tmp_path / "coordinator.py"
+    script.write_text(COORDINATOR)
+    coordinator = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert coordinator.stdout is not None
+    pid = int(coordinator.stdout.readline())
+    os.kill(pid, signal.SIGSTOP)
+    coordinator.kill()
+    coordinator.wait()
+    # As if the coordinator had been killed before it came to write the worker down.
+    roll = json.loads((tmp_path / "processes.json").read_text())
+    (tmp_path / "processes.json").write_text(json.dumps({**roll, "workers": []}))
+    LocalExecutor(tmp_path, workers=1).close()
+    assert is_dead(pid)
