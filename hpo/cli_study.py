@@ -134,13 +134,14 @@ def enqueue(
     with _questions():
         from hpo.enqueue import enqueue as add
         from hpo.enqueue import parse_params
-        from hpo.queries import describe_params, find_study
+        from hpo.queries import find_study
+        from hpo.text import parameters
         from storage import owner_of
 
         given = parse_params(params)
         found = find_study(study, storage)
         queued = add(found.study, given)
-        print(f"trial {queued.number} waits · {describe_params(queued.params)}")
+        print(f"trial {queued.number} waits · {parameters(queued.params)}")
         if queued.unchecked:
             print(f"not checked: {queued.unchecked}")
         owner = owner_of(found.settings.storage, found.study.study_name)

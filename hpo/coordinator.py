@@ -321,7 +321,9 @@ class Coordinator:
 
     def _resume(self, frozen: FrozenTrial) -> None:
         """Go on with a trial that an earlier coordinator, or an outage, left unfinished."""
-        live = LiveTrial.of(self._trial(frozen.number), frozen.intermediate_values)
+        live = LiveTrial.of(
+            Trial(self.study, self._trial_id(frozen.number)), frozen.intermediate_values
+        )
         live.label = self._label(frozen.params)
         last = live.attempts[-1] if live.attempts else None
         if last is not None and last.end is None:
@@ -330,10 +332,7 @@ class Coordinator:
             # Its result was heard; only telling it was cut short.
             self._teller.tell(live, last)
         elif last is None or last.cause is Cause.STOPPED or self._may_retry(live, last):
-            self._announcer.note(
-                "retry", f"trial {live.number} goes on where the last run left it", live
-            )
-            self._waiting.append(live)
+            self._line_up(live)
         else:
             self._teller.failed(live, last)
 
@@ -354,16 +353,17 @@ class Coordinator:
             return
         last.close(Cause.LOST, "the coordinator ended")
         live.save()
+        self._line_up(live)
+
+    def _line_up(self, live: LiveTrial) -> None:
         self._announcer.note(
             "retry", f"trial {live.number} goes on where the last run left it", live
         )
         self._waiting.append(live)
 
-    def _trial(self, number: int) -> Trial:
+    def _trial_id(self, number: int) -> int:
         study_id = self._storage.get_study_id_from_name(self.study.study_name)
-        return Trial(
-            self.study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
-        )
+        return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
     # Dispatch.
 
@@ -422,11 +422,7 @@ class Coordinator:
         if live.attempts and live.attempts[-1].end is None:
             live.attempts[-1].close(Cause.STOPPED, "the objective's space differs")
             live.save()
-        study_id = self._storage.get_study_id_from_name(self.study.study_name)
-        self._storage.set_trial_state_values(
-            self._storage.get_trial_id_from_study_id_trial_number(study_id, live.number),
-            TrialState.WAITING,
-        )
+        self._storage.set_trial_state_values(self._trial_id(live.number), TrialState.WAITING)
         raise InputError(difference)
 
     def _submit(self, subject: LiveTrial | Baseline) -> None:

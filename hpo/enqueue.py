@@ -32,8 +32,8 @@ from optuna.trial import TrialState, create_trial
 from hpo.errors import InputError
 from hpo.objective import load_objective
 from hpo.protocol import ObjectiveSpec
-from hpo.queries import describe_params
 from hpo.record import RECORD, StudyRecord
+from hpo.text import parameters
 
 LARGEST = sys.float_info.max
 
@@ -131,7 +131,7 @@ def enqueue(study: Study, given: Readings) -> Enqueued:
         if trial.state is TrialState.WAITING and trial.system_attrs.get(FIXED_PARAMS) == params:
             raise InputError(
                 f"trial {trial.number} waits with exactly these parameters already: "
-                f"{describe_params(params)}."
+                f"{parameters(params)}."
             )
     study.enqueue_trial(params)
     # Optuna does not say which number it became; a coordinator may have taken it up meanwhile.
@@ -187,7 +187,7 @@ def _draw(suggest: Callable[[Any], Any], fixed: dict[str, Any]) -> Space:
                 suggest(trial)
             except Exception as error:  # whatever somebody else's objective raises
                 raise InputError(
-                    f"the objective cannot draw a trial with {describe_params(fixed) or 'nothing'} "
+                    f"the objective cannot draw a trial with {parameters(fixed) or 'nothing'} "
                     f"given: {type(error).__name__}: {error}"
                 ) from error
             _add(space, trial.distributions)
@@ -203,7 +203,7 @@ def _check_together(suggest: Callable[[Any], Any], params: dict[str, Any]) -> No
     unused = params.keys() - _draw(suggest, params).keys()
     if unused:
         name = min(unused)
-        others = describe_params({key: params[key] for key in params if key != name})
+        others = parameters({key: params[key] for key in params if key != name})
         raise InputError(
             f"--params: a trial with {others} has no {name}; leave it out, or change the others."
         )

@@ -9,7 +9,6 @@ import csv
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TextIO
 
 import optuna
@@ -21,8 +20,9 @@ from hpo.errors import InputError
 from hpo.record import RECORD
 from hpo.settings import Settings, load
 from hpo.summary import trial_row
-from hpo.text import parameter, score
+from hpo.text import score
 from storage import mask_url, open_storage, owners_of, study_overviews
+from storage.address import SqliteAddress, parse_url
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,23 @@ def open_for_questions(study: str | None, storage: str | None) -> tuple[Settings
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Such as those about choices that are tuples: news to whoever wrote the objective, not here.
     warnings.filterwarnings("ignore", module=r"optuna\.")
-    url = settings.storage
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+    refuse_missing_file(settings.storage)
+    return settings, open_storage(settings.storage)
+
+
+def refuse_missing_file(url: str) -> None:
+    """Refuse a SQLite file that is not there: opening it would make an empty one.
+
+    Raises:
+        InputError: There is no such file.
+        StorageError: ``url`` is no address of a database.
+    """
+    address = parse_url(url)
+    if isinstance(address, SqliteAddress) and not address.path.exists():
         raise InputError(
             f"{url}: there is no such file; run a study first (python -m hpo.run), or name "
             "another database with --storage."
         )
-    return settings, open_storage(url)
 
 
 def find_study(study: str | None, storage: str | None) -> Found:
@@ -221,8 +231,3 @@ def write_csv(trials: Iterable[FrozenTrial], directions: int, stream: TextIO) ->
     )
     writer.writeheader()
     writer.writerows(rows)
-
-
-def describe_params(params: dict[str, Any]) -> str:
-    """Return parameters for people."""
-    return " · ".join(f"{name}={parameter(value)}" for name, value in params.items())

@@ -20,7 +20,7 @@ from optuna.exceptions import StorageInternalError
 from hpo.coordinator import Coordinator
 from hpo.database import Database
 from hpo.errors import InputError, StudyStoppedError
-from hpo.events import EventLog
+from hpo.events import FILE, EventLog
 from hpo.notes import Notes
 from hpo.objective import Objective, load_objective, spec_of, spec_of_reference
 from hpo.opening import (
@@ -210,7 +210,7 @@ def _run_study(
                 say(line)
         data = directory / "data" if hasattr(prepared, "prepare") else None
         plan = _plan(settings, name, spec, directory, seed, data)
-        watching = [EventLog(directory / "events.jsonl"), *observers, Notes(study, storage, plan)]
+        watching = [EventLog(directory / FILE), *observers, Notes(study, storage, plan)]
         coordinator = Coordinator(
             study,
             storage,
@@ -227,7 +227,8 @@ def _run_study(
         if database.is_away:  # there is nothing to sum up from
             if stopped is not None:
                 raise stopped
-            say("the database is away; when it is back, the same command goes on")
+            if observers:
+                say("the database is away; when it is back, the same command goes on")
             return Outcome(study, coordinator.status, coordinator.ended_early)
         published = publish_best(study, directory)
         if observers:

@@ -17,7 +17,8 @@ from hpo.coordinator import INTERRUPTED, STOPPED, TIME_IS_UP
 from hpo.retention import MODEL
 from hpo.settings import Settings
 from hpo.status import Status
-from hpo.text import parameter, score
+from hpo.tally import is_feasible
+from hpo.text import parameters, score
 from storage import mask_url
 
 BEST = "best"
@@ -114,8 +115,8 @@ def summary(
 def describe(trial: FrozenTrial) -> str:
     """Say which trial with which parameters."""
     values = ", ".join(score(value) for value in trial.values or ())
-    params = [f"{name}={parameter(value)}" for name, value in trial.params.items()]
-    return " · ".join([f"trial {trial.number}", *([values] if values else []), *params])
+    parts = [f"trial {trial.number}", values, parameters(trial.params)]
+    return " · ".join(part for part in parts if part)
 
 
 def _against_baseline(trial: FrozenTrial, status: Status) -> list[str]:
@@ -149,7 +150,7 @@ def trial_row(trial: FrozenTrial) -> dict[str, Any]:
         "values": trial.values,
         "params": trial.params,
         "metrics": dict(metrics) if isinstance(metrics, Mapping) else {},
-        "feasible": all(violation <= 0 for violation in trial.constraints.values()),
+        "feasible": is_feasible(trial),
         "violations": trial.constraints,
         "seconds": trial.duration.total_seconds() if trial.duration is not None else None,
         "started": _time(trial.datetime_start),

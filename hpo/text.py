@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -15,6 +16,11 @@ def score(value: float) -> str:
 def parameter(value: Any) -> str:
     """Return a parameter's value; floats to three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def parameters(values: Mapping[str, Any]) -> str:
+    """Return parameters by name, in one line."""
+    return " · ".join(f"{name}={parameter(value)}" for name, value in values.items())
 
 
 def duration(seconds: float) -> str:

@@ -17,7 +17,6 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from hpo.dashboard.guards import Rules, guarded, is_loopback
 from hpo.errors import InputError
 from storage import mask_url
-from storage.address import SqliteAddress, parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,6 +110,7 @@ def open_dashboard(
     """Open the storage and listen; arguments and errors are those of :func:`serve`."""
     from hpo.dashboard.answers import Answers
     from hpo.dashboard.database import Database
+    from hpo.queries import refuse_missing_file
 
     family, address = _address(host, port)
     if password is None and not is_loopback(address[0]):
@@ -118,7 +118,7 @@ def open_dashboard(
             f"--host {host}: others can reach this address, and optuna-dashboard lets everybody "
             f"read: set {PASSWORD_VARIABLE} in the environment, or serve 127.0.0.1."
         )
-    _refuse_missing_file(url)
+    refuse_missing_file(url)
     database = Database(url, read_only=not allow_writes)
     try:
         answers = Answers(database, allow_writes=allow_writes)
@@ -230,16 +230,6 @@ def _mode(allow_writes: bool) -> str:
     if allow_writes:
         return "writable: whoever can open it can edit notes, end trials and delete studies"
     return "read-only: nothing is written to the database (--allow-writes lets the pages edit)"
-
-
-def _refuse_missing_file(url: str) -> None:
-    """Refuse a SQLite file that is not there: opening it would make an empty one."""
-    address = parse_url(url)
-    if isinstance(address, SqliteAddress) and not address.path.exists():
-        raise InputError(
-            f"{url}: there is no such file; run a study first (python -m hpo.run), or name "
-            "another database with --storage."
-        )
 
 
 @contextmanager
