@@ -1,4 +1,4 @@
-"""Attempts: the executions of a trial, as they are written down beside it.
+"""Attempts: the executions of a trial or of a baseline, as they are written down beside it.
 
 A trial's user attribute ``attempts`` lists them, oldest first. An attempt is written before it
 starts, again when it has a handle, and when it ends. The values of a finished one are part of its
@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,11 +26,11 @@ from optuna.distributions import (
 from optuna.trial import Trial
 from pydantic import BaseModel, ConfigDict
 
-from hpo.protocol import ATTEMPTS, Cause, Done, Failed, Param, Suggest, Suggested
+from hpo.protocol import ATTEMPTS, Cause, Done, Failed, Param, Suggest, Suggested, Usage
 
 
 class Attempt(BaseModel):
-    """One execution of a trial.
+    """One execution of a trial or of a baseline.
 
     Attributes:
         id: Unique; every message of the attempt carries it.
@@ -41,6 +42,11 @@ class Attempt(BaseModel):
         handle: What the executor needs to find it again.
         machine: Name of the machine it ran on.
         device: ``cpu`` or ``cuda``.
+        reserved: Dollars that were set aside for it; what it is charged if its end does not say
+            what it cost. ``None`` on a machine that is paid anyway.
+        gpu: The GPU it was billed for.
+        seconds: Container seconds that were billed.
+        dollars: What they cost.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -54,15 +60,33 @@ class Attempt(BaseModel):
     handle: dict[str, Any] = {}
     machine: str | None = None
     device: str | None = None
+    reserved: float | None = None
+    gpu: str | None = None
+    seconds: float | None = None
+    dollars: float | None = None
 
     @classmethod
     def new(cls, number: int, count: int) -> Attempt:
         """Return attempt ``count`` (from 1) of trial ``number``, starting now."""
         return cls(id=f"{number}.{count}.{uuid.uuid4().hex[:8]}", start=now())
 
-    def close(self, cause: Cause, message: str = "", values: tuple[float, ...] = ()) -> None:
+    def close(
+        self,
+        cause: Cause,
+        message: str = "",
+        values: tuple[float, ...] = (),
+        usage: Usage | None = None,
+    ) -> None:
         """Note the end of the attempt."""
         self.end, self.cause, self.message, self.values = now(), cause, message, values
+        self.bill(usage)
+
+    def bill(self, usage: Usage | None) -> None:
+        """Note what it cost: what was billed, or all that was set aside if that is not known."""
+        if usage is not None:
+            self.gpu, self.seconds, self.dollars = usage.gpu, usage.seconds, usage.dollars
+        elif self.dollars is None:
+            self.dollars = self.reserved
 
 
 def now() -> str:
@@ -81,8 +105,60 @@ def trial_seed(study_seed: int, number: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+class Attempted(ABC):
+    """What attempts are made at, with those attempts; writes through to the storage.
+
+    Attributes:
+        number: The trial's number, or that of baselines.
+        label: What it tries, for people.
+        attempts: All attempts, oldest first; the last one may be running.
+    """
+
+    number: int
+    label: str
+    attempts: list[Attempt]
+
+    @abstractmethod
+    def save(self) -> None:
+        """Write the attempts as they are."""
+
+    @property
+    def last(self) -> Attempt | None:
+        """The newest attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+    def begin(self, reserved: float = 0.0) -> Attempt:
+        """Write down a new attempt, for which so many dollars are set aside."""
+        attempt = Attempt.new(self.number, len(self.attempts) + 1)
+        attempt.reserved = reserved or None
+        self.attempts.append(attempt)
+        try:
+            self.save()
+        except BaseException:
+            self.attempts.pop()  # not written down, so it must not start
+            raise
+        return attempt
+
+    def end(self, event: Done | Failed) -> Attempt:
+        """Note the end of the running attempt; to do it again changes nothing."""
+        attempt = self.attempts[-1]
+        if attempt.end is not None:
+            attempt.bill(event.usage)
+        elif isinstance(event, Done):
+            cause = Cause.OK if event.state == "complete" else Cause.PRUNED
+            attempt.close(cause, values=event.values, usage=event.usage)
+        else:
+            attempt.close(event.cause, event.message, usage=event.usage)
+        self.save()
+        return attempt
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the attempts as they are written."""
+        return [each.model_dump(mode="json", exclude_defaults=True) for each in self.attempts]
+
+
 @dataclass
-class LiveTrial:
+class LiveTrial(Attempted):
     """A trial that is not finished, with its attempts; writes through to the storage.
 
     Attributes:
@@ -114,21 +190,9 @@ class LiveTrial:
             _written=attrs,
         )
 
-    def begin(self) -> Attempt:
-        """Write down a new attempt."""
-        attempt = Attempt.new(self.number, len(self.attempts) + 1)
-        self.attempts.append(attempt)
-        try:
-            self.save()
-        except BaseException:
-            self.attempts.pop()  # not written down, so it must not start
-            raise
-        return attempt
-
     def save(self) -> None:
         """Write the attempts as they are."""
-        records = [each.model_dump(mode="json", exclude_defaults=True) for each in self.attempts]
-        self.set_attr(ATTEMPTS, records)
+        self.set_attr(ATTEMPTS, self.records())
 
     def set_attr(self, key: str, value: Any) -> None:
         """Set a user attribute; costs nothing if the storage has that value."""
@@ -177,19 +241,6 @@ class LiveTrial:
         for key, value in constraints.items():
             if key not in known:
                 self.trial.set_constraint(key, value)
-
-    def end(self, event: Done | Failed) -> Attempt:
-        """Note the end of the running attempt; to do it again changes nothing."""
-        attempt = self.attempts[-1]
-        if attempt.end is not None:
-            pass
-        elif isinstance(event, Done):
-            cause = Cause.OK if event.state == "complete" else Cause.PRUNED
-            attempt.close(cause, values=event.values)
-        else:
-            attempt.close(event.cause, event.message)
-        self.save()
-        return attempt
 
 
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:

@@ -1,4 +1,8 @@
-"""Untuned models, scored once a study as the line to beat."""
+"""Untuned models, scored once a study as the line to beat.
+
+A baseline is no trial, and what it takes to score it is written down all the same: a coordinator
+that comes back finds what runs, and pays for no score twice.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,49 @@ from typing import Any
 
 from optuna import Study
 
+from hpo.attempts import Attempt, Attempted
 from hpo.objective import Objective
-from hpo.protocol import Done
+from hpo.protocol import ATTEMPTS, BASELINE_TRIAL, Done
 from hpo.status import Status
 
 BASELINES = "baselines"
 """The study's user attribute that holds scores of untuned models."""
 
 
-@dataclass
-class Baseline:
-    """An untuned model that is being scored: an attempt, but no trial of the study."""
+BASELINE_ATTEMPTS = "baseline_attempts"
+"""The study's user attribute that lists, for the parameters of each model, its attempts."""
 
+
+@dataclass(eq=False)
+class Baseline(Attempted):
+    """An untuned model that is being scored: attempted like a trial, but no trial of the study.
+
+    Attributes:
+        study: Optuna's study, whose user attribute lists the attempts.
+        params: What makes the model.
+        label: The same for people.
+        attempts: All attempts, oldest first; the last one may be running.
+    """
+
+    study: Study
     params: dict[str, Any]
     label: str
-    attempts: int = 0
+    attempts: list[Attempt]
+    number = BASELINE_TRIAL
+
+    def save(self) -> None:
+        """Write the attempts as they are; costs no writing if the storage has them so."""
+        written = attempted(self.study)
+        own = {"params": self.params, ATTEMPTS: self.records()}
+        if own not in written:
+            others = [each for each in written if each["params"] != self.params]
+            self.study.set_user_attr(BASELINE_ATTEMPTS, [*others, own])
+
+
+def attempted(study: Study) -> list[dict[str, Any]]:
+    """Return what is written down of attempts: ``params`` and ``attempts`` of each baseline."""
+    written: list[dict[str, Any]] = study.user_attrs.get(BASELINE_ATTEMPTS, [])
+    return written
 
 
 class Baselines:
@@ -54,7 +86,12 @@ class Baselines:
             self._compare(record["value"], self._label(record["params"]))
         known = [record["params"] for record in scored]
         offered: list[dict[str, Any]] = getattr(self._objective, "baselines", list)()
-        return [Baseline(each, self._label(each)) for each in offered if each not in known]
+        written = attempted(self._study)
+        return [
+            Baseline(self._study, each, self._label(each), _attempts(written, each))
+            for each in offered
+            if each not in known
+        ]
 
     def scored(self, baseline: Baseline, event: Done) -> None:
         """Write down a score; to do it again changes nothing."""
@@ -73,3 +110,8 @@ class Baselines:
         best = self._status.baseline
         if best is None or self._status.better(value, best[0]):
             self._status.baseline = (value, label)
+
+
+def _attempts(written: list[dict[str, Any]], params: dict[str, Any]) -> list[Attempt]:
+    records = (record for each in written if each["params"] == params for record in each[ATTEMPTS])
+    return [Attempt.model_validate(record) for record in records]

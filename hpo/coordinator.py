@@ -8,7 +8,7 @@ The storage may go away at any statement. So whatever writes to it here can be d
 start: first everything is written, then what this process knows is changed.
 
 The module is long because its transitions share one state and are best read together. What can
-stand alone does: the roster of attempts, telling and counting, baselines, the journal, the
+stand alone does: the roster of attempts, telling and counting, baselines, money, the journal, the
 database's health.
 """
 
@@ -30,6 +30,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hpo.announcer import Announcer
 from hpo.attempts import Attempt, LiveTrial, read_attempts
 from hpo.baselines import Baseline, Baselines
+from hpo.budget import Ledger
 from hpo.database import Database
 from hpo.errors import InputError, StudyStoppedError
 from hpo.executors import Executor
@@ -39,7 +40,6 @@ from hpo.known_space import KnownSpace
 from hpo.objective import Objective
 from hpo.plan import Plan
 from hpo.protocol import (
-    BASELINE_TRIAL,
     AnyEvent,
     Cause,
     Direction,
@@ -49,6 +49,7 @@ from hpo.protocol import (
     SetAttr,
     Started,
     Suggest,
+    Task,
     Verdict,
 )
 from hpo.roster import Roster, Running
@@ -68,6 +69,12 @@ STOPPED = "stopped"
 
 TIME_IS_UP = "the time is up"
 """Why no further trials start after ``--timeout``."""
+
+HANDED_OVER = "handed over"
+"""Why no further trials start in a coordinator whose work another one is to take up at once."""
+
+BILL_SECONDS = 10.0
+"""How long attempts that are stopped may take to say what they cost; then it is the worst case."""
 
 
 class Coordinator:
@@ -120,6 +127,7 @@ class Coordinator:
         """Why no further trials start before the target; empty while they do."""
         self._said_why = False
         self._interrupted = False
+        self._handed_over = ""
         self._fatal = ""
         self.status = Status(
             study=plan.study,
@@ -131,6 +139,7 @@ class Coordinator:
         self._announcer = Announcer(observers, self.status)
         self._teller = Teller(study, plan, self.status, self._announcer, imports)
         self._baselines = Baselines(study, objective, self._label, self.status)
+        self._ledger = Ledger(study, self.status, plan.max_cost, executor.worst_case)
 
     # Requests from outside the loop, such as a signal handler: they set a flag and return.
 
@@ -142,6 +151,11 @@ class Coordinator:
         """Stop what runs; the trials stay as they are, and the same command takes them up."""
         self.ended_early = INTERRUPTED
         self._interrupted = True
+
+    def hand_over(self, reason: str = HANDED_OVER) -> None:
+        """Leave everything as it is; what runs goes on, and the next coordinator takes it up."""
+        self.ended_early = HANDED_OVER
+        self._handed_over = reason
 
     def run(self) -> None:
         """Run until the target is reached or something ends the study.
@@ -162,13 +176,16 @@ class Coordinator:
             self._stop(str(error))
         if self._interrupted:
             self._stop_what_runs()
+        if not self._database.is_away:
+            with self._database.riding_out():
+                self._note_other_costs()
         if self._journal:
             self._fatal = self._fatal or f"the database is away: {self._database.failure}"
             self._fatal += (
                 f"\n{len(self._journal)} events that it lacks are kept in {self._journal.path}; "
                 "when it is back, the same command writes them and goes on."
             )
-        reason = self._fatal or self.ended_early
+        reason = self._fatal or self._handed_over or self.ended_early
         self._announcer.note("end", reason or "all trials are finished")
         if refusal is not None:
             raise refusal
@@ -180,7 +197,10 @@ class Coordinator:
             if self._database.ready():
                 with self._database.riding_out():
                     self._catch_up()
+                    self._note_other_costs()
                     self._dispatch()
+            if self._handed_over and not self._database.is_away:
+                return  # everything that was heard is written
             if not self._running and not self._journal and self._nothing_to_do():
                 return
             for event in self._executor.events(TICK_SECONDS):
@@ -191,6 +211,10 @@ class Coordinator:
             self._say_what_is_away()
             with self._database.riding_out():
                 self._announcer.tick()
+
+    def _note_other_costs(self) -> None:
+        self._ledger.add(self._executor.other_costs())
+        self._ledger.save()
 
     def _heed_the_teller(self) -> None:
         if self._teller.enough:
@@ -237,11 +261,30 @@ class Coordinator:
             ended = running.abandoned or self._journal.has_end(attempt)
             if isinstance(live, LiveTrial) and not ended:
                 self._announcer.note("stop", f"trial {live.number} is stopped", live)
-                if not self._database.is_away:
-                    with self._database.riding_out(), self._unless_ended(live):
-                        live.attempts[-1].close(Cause.STOPPED, "stopped by the coordinator")
-                        live.save()
+        if self.status.worst_case > 0:
+            self._hear_bills()
+        for attempt, running in self._running.items():
+            subject = running.subject
+            ended = running.abandoned or self._journal.has_end(attempt)
+            if not ended and not self._database.is_away:
+                with self._database.riding_out(), self._unless_ended(subject):
+                    subject.attempts[-1].close(Cause.STOPPED, "stopped by the coordinator")
+                    subject.save()
+            self._ledger.settle(attempt, None)
             self._running.forget(attempt)
+
+    def _hear_bills(self) -> None:
+        """Wait for a moment for what was stopped to say what it cost."""
+        deadline = time.monotonic() + BILL_SECONDS
+        try:
+            while time.monotonic() < deadline:
+                if all(self._journal.has_end(attempt) for attempt, _ in self._running.items()):
+                    return
+                for event in self._executor.events(TICK_SECONDS):
+                    if isinstance(event, Done | Failed):
+                        self._receive(event)
+        except StudyStoppedError as error:  # such as the one that brought us here
+            self._fatal = self._fatal or str(error)
 
     # What the storage holds and this process does not know: after a start, and after an outage.
 
@@ -250,9 +293,9 @@ class Coordinator:
         away = self._database.is_away
         if away or self._stale:
             self._survey()
-            for live in self._running.trials():
-                with self._unless_ended(live):
-                    live.save()
+            for subject in self._running.subjects():
+                with self._unless_ended(subject):
+                    subject.save()
         kept = len(self._journal)
         while self._journal:
             self._handle(self._journal.first)
@@ -271,19 +314,39 @@ class Coordinator:
         """Count what is finished, drop what another coordinator took over, line up what is left."""
         trials = self.study.get_trials(deepcopy=False)
         self._teller.recount(trials)
+        self._ledger.recount(trials)
         self._drop_superseded(trials)
         if not self._taken_up:
             self.status.finished_before = self.status.finished
         known = {live.number for live in self._running.trials()}
-        self._waiting = deque(each for each in self._waiting if isinstance(each, Baseline))
+        running = self._running.subjects()
+        # Not a baseline whose start was cut short by an outage after it had begun.
+        self._waiting = deque(
+            each for each in self._waiting if isinstance(each, Baseline) and each not in running
+        )
         for trial in trials:
             if trial.state is TrialState.RUNNING and trial.number not in known:
                 self._resume(trial)
         if not self._taken_up:
-            missing = self._baselines.missing()
-            if self._plan.trials > self.status.finished:
-                self._waiting.extendleft(reversed(missing))
+            self._resume_baselines()
+            self.status.spent_before = self.status.spent
         self._taken_up, self._stale = True, False
+
+    def _resume_baselines(self) -> None:
+        """Line up what has no score yet, before the trials, and find what still runs."""
+        known = [
+            each.params
+            for each in [*self._running.subjects(), *self._waiting]
+            if isinstance(each, Baseline)
+        ]
+        for baseline in reversed(self._baselines.missing()):
+            if baseline.params in known:
+                continue  # an outage cut short an earlier try
+            last = baseline.last
+            if last is not None and last.end is None:
+                self._resume_open(baseline, last)
+            else:
+                self._line_up(baseline)
 
     def _drop_superseded(self, trials: list[FrozenTrial]) -> None:
         """Stop attempts whose trial was ended, or tried again, while the study was not ours."""
@@ -302,7 +365,7 @@ class Coordinator:
                 self._ended_outside(live)
 
     @contextmanager
-    def _unless_ended(self, live: LiveTrial) -> Iterator[None]:
+    def _unless_ended(self, live: LiveTrial | Baseline) -> Iterator[None]:
         """Write to a trial, unless it was told by somebody else, such as a person at the dashboard.
 
         What runs of it is in vain then, and is stopped.
@@ -312,7 +375,7 @@ class Coordinator:
         except UpdateFinishedTrialError:
             self._ended_outside(live)
 
-    def _ended_outside(self, live: LiveTrial) -> None:
+    def _ended_outside(self, live: LiveTrial | Baseline) -> None:
         self._announcer.note("stop", f"trial {live.number} was ended from outside", live)
         self._stale = True
         for attempt, running in self._running.items():
@@ -325,7 +388,7 @@ class Coordinator:
             Trial(self.study, self._trial_id(frozen.number)), frozen.intermediate_values
         )
         live.label = self._label(frozen.params)
-        last = live.attempts[-1] if live.attempts else None
+        last = live.last
         if last is not None and last.end is None:
             self._resume_open(live, last)
         elif last is not None and last.cause in (Cause.OK, Cause.PRUNED):
@@ -336,30 +399,34 @@ class Coordinator:
         else:
             self._teller.failed(live, last)
 
-    def _resume_open(self, live: LiveTrial, last: Attempt) -> None:
-        """Go on with a trial whose last attempt has no end yet."""
-        view = RunningTrial(live.number, live.label, len(live.attempts))
-        running = Running(live, view)
+    def _resume_open(self, subject: LiveTrial | Baseline, last: Attempt) -> None:
+        """Go on with a trial or a baseline whose last attempt has no end yet."""
+        running = self._run_of(subject)
+        running.view.started = last.machine is not None
         for event in self._journal.of(last.id):
-            self._handle_trial(running, live, event)
+            self._handle_of(running, event)
         if last.cause is Cause.STOPPED:
-            self._waiting.append(live)
+            self._waiting.append(subject)
         if last.end is not None:
             return
-        task = self._plan.trial_task(live, last, self._directions)
-        if self._executor.attach(task, last.handle):
+        if self._executor.attach(self._task(subject, last), last.handle):
+            self._ledger.reserve(last)
             self._running.add(last.id, running)
-            self._announcer.note("retry", f"trial {live.number} is taken up while it runs", live)
+            name = f"trial {subject.number}" if isinstance(subject, LiveTrial) else subject.label
+            self._announcer.note("retry", f"{name} is taken up while it runs", subject)
             return
         last.close(Cause.LOST, "the coordinator ended")
-        live.save()
-        self._line_up(live)
+        subject.save()
+        self._line_up(subject)
 
-    def _line_up(self, live: LiveTrial) -> None:
-        self._announcer.note(
-            "retry", f"trial {live.number} goes on where the last run left it", live
-        )
-        self._waiting.append(live)
+    def _line_up(self, subject: LiveTrial | Baseline) -> None:
+        if isinstance(subject, LiveTrial):
+            self._announcer.note(
+                "retry", f"trial {subject.number} goes on where the last run left it", subject
+            )
+            self._waiting.append(subject)
+        elif self._plan.trials > self.status.finished:
+            self._waiting.appendleft(subject)
 
     def _trial_id(self, number: int) -> int:
         study_id = self._storage.get_study_id_from_name(self.study.study_name)
@@ -371,10 +438,12 @@ class Coordinator:
         """Fill the executor: first what waits, then new trials."""
         while len(self._running) < self._executor.capacity:
             self._heed_the_teller()
-            if self._interrupted:
+            if self._interrupted or self._handed_over:
                 return
             if self._waiting:
                 # Also while draining: a trial that waits for another attempt is a running one.
+                if not self._is_affordable():
+                    return
                 self._submit(self._waiting[0])
                 self._waiting.popleft()
                 continue
@@ -382,12 +451,23 @@ class Coordinator:
                 return
             if self.status.finished + len(self._running.trials()) >= self._plan.trials:
                 return
+            if not self._is_affordable():
+                return
             live = LiveTrial.of(self.study.ask())
             if self._sample(live):
                 sampler = type(self.study.sampler).__name__
                 what = live.label or "parameters as the objective asks for them"
                 self._announcer.note("ask", f"trial {live.number}: {what}", live, sampler=sampler)
                 self._submit(live)
+
+    def _is_affordable(self) -> bool:
+        """Whether another attempt may start; what runs may yet cost less than is set aside."""
+        budget = self._ledger.budget
+        if budget.fits():
+            return True
+        if not self._running:
+            self.drain(budget.refusal())
+        return False
 
     def _sample(self, live: LiveTrial) -> bool:
         """Sample the trial's parameters where the objective offers it; False if that failed."""
@@ -426,37 +506,36 @@ class Coordinator:
         raise InputError(difference)
 
     def _submit(self, subject: LiveTrial | Baseline) -> None:
-        if isinstance(subject, LiveTrial):
-            with self._unless_ended(subject):
-                self._submit_trial(subject)
-            return
-        subject.attempts += 1
-        attempt = Attempt.new(BASELINE_TRIAL, subject.attempts)
-        self._executor.submit(self._plan.baseline_task(subject.params, attempt))
-        view = RunningTrial(BASELINE_TRIAL, subject.label, subject.attempts)
-        self._running.add(attempt.id, Running(subject, view))
+        with self._unless_ended(subject):
+            # A half-asked trial of an earlier coordinator still lacks parameters.
+            if isinstance(subject, LiveTrial) and not subject.sampled and not self._sample(subject):
+                return
+            attempt = subject.begin(self._executor.worst_case)
+            task = self._task(subject, attempt)
+            self._ledger.reserve(attempt)
+            attempt.handle = self._executor.submit(task)
+            # Known as running before its handle is written: an outage must not lose sight of it.
+            self._running.add(attempt.id, self._run_of(subject))
+            if isinstance(subject, LiveTrial):
+                what = f" · {subject.label}" if subject.label else ""
+                self._announcer.note(
+                    "start",
+                    f"trial {subject.number} starts{what}",
+                    subject,
+                    params=subject.trial.params,
+                    resume=task.resume,
+                    handle=attempt.handle,
+                )
+            subject.save()
 
-    def _submit_trial(self, subject: LiveTrial) -> None:
-        # A half-asked trial of an earlier coordinator still lacks parameters.
-        if not subject.sampled and not self._sample(subject):
-            return
-        attempt = subject.begin()
-        task = self._plan.trial_task(subject, attempt, self._directions)
-        attempt.handle = self._executor.submit(task)
+    def _task(self, subject: LiveTrial | Baseline, attempt: Attempt) -> Task:
+        if isinstance(subject, Baseline):
+            return self._plan.baseline_task(subject.params, attempt)
+        return self._plan.trial_task(subject, attempt, self._directions)
+
+    def _run_of(self, subject: LiveTrial | Baseline) -> Running:
         view = RunningTrial(subject.number, subject.label, len(subject.attempts))
-        running = Running(subject, view)
-        # Known as running before its handle is written: an outage must not lose sight of it.
-        self._running.add(attempt.id, running)
-        what = f" · {subject.label}" if subject.label else ""
-        self._announcer.note(
-            "start",
-            f"trial {subject.number} starts{what}",
-            subject,
-            params=subject.trial.params,
-            resume=task.resume,
-            handle=attempt.handle,
-        )
-        subject.save()
+        return Running(subject, view)
 
     # Events.
 
@@ -466,6 +545,8 @@ class Coordinator:
         if running is None or event.sequence <= running.sequence:
             return  # of a superseded attempt, or a repeat
         running.sequence = event.sequence
+        if isinstance(event, Started) or not running.view.started:
+            running.view.start()  # its first word may have been lost
         if running.abandoned:
             self._handle(event)  # which writes nothing
             return
@@ -485,17 +566,25 @@ class Coordinator:
         if running is None:
             return  # it ended meanwhile
         if running.abandoned:
-            if isinstance(event, Done | Failed):
-                self._running.forget(event.attempt)
+            self._forget_ended(event)
             return
         if running.overdue and isinstance(event, Failed) and event.cause is Cause.STOPPED:
             limit = duration(self._plan.trial_timeout or 0)
             told = {"cause": Cause.TIMEOUT, "message": f"it ran longer than {limit}"}
             event = event.model_copy(update=told)
+        self._handle_of(running, event)
+
+    def _handle_of(self, running: Running, event: AnyEvent) -> None:
         if isinstance(running.subject, Baseline):
             self._handle_baseline(running.subject, event)
         else:
             self._handle_trial(running, running.subject, event)
+        self._forget_ended(event)
+
+    def _forget_ended(self, event: AnyEvent) -> None:
+        if isinstance(event, Done | Failed):
+            self._ledger.settle(event.attempt, event.usage)
+            self._running.forget(event.attempt)
 
     def _handle_trial(self, running: Running, live: LiveTrial, event: AnyEvent) -> None:
         with self._unless_ended(live):
@@ -516,8 +605,6 @@ class Coordinator:
                     self._teller.done(live, event)
                 case Failed():
                     self._attempt_failed(live, event)
-        if isinstance(event, Done | Failed):
-            self._running.forget(event.attempt)
 
     def _report(self, running: Running, live: LiveTrial, event: Report) -> None:
         live.report(event.step, event.value)
@@ -566,8 +653,12 @@ class Coordinator:
 
     def _handle_baseline(self, baseline: Baseline, event: AnyEvent) -> None:
         match event:
+            case Started():
+                attempt = baseline.attempts[-1]
+                attempt.machine, attempt.device = event.machine, event.device
             case Done():
                 self._baselines.scored(baseline, event)
+                baseline.end(event)
                 value = event.values[0]
                 self._announcer.note(
                     "baseline",
@@ -576,23 +667,24 @@ class Coordinator:
                     params=baseline.params,
                     value=value,
                 )
-                self._running.forget(event.attempt)
-            case Failed() if (
-                event.cause.is_infrastructure and self._lost[baseline.label] < self._plan.retries
-            ):
-                self._lost[baseline.label] += 1
-                self._waiting.appendleft(baseline)
-                self._running.forget(event.attempt)
             case Failed():
-                self._announcer.note(
-                    "failed",
-                    f"{baseline.label}, untuned, could not be scored ({event.cause}): "
-                    f"{event.message}",
-                    baseline,
-                    event.log_tail,
-                    cause=str(event.cause),
-                )
-                self._running.forget(event.attempt)
+                self._baseline_failed(baseline, event)
+
+    def _baseline_failed(self, baseline: Baseline, event: Failed) -> None:
+        baseline.end(event)
+        if event.cause is Cause.STOPPED:
+            return  # it is left to the next run
+        if event.cause.is_infrastructure and self._lost[baseline.label] < self._plan.retries:
+            self._lost[baseline.label] += 1
+            self._waiting.appendleft(baseline)
+            return
+        self._announcer.note(
+            "failed",
+            f"{baseline.label}, untuned, could not be scored ({event.cause}): {event.message}",
+            baseline,
+            event.log_tail,
+            cause=str(event.cause),
+        )
 
     # Bookkeeping.
 

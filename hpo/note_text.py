@@ -12,6 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.attempts import Attempt, read_attempts
+from hpo.budget import dollars, limit_text
 from hpo.importing import IMPORTED
 from hpo.plan import Plan
 from hpo.requirements import MissingMetricError, Requirement, metric_of
@@ -146,6 +147,8 @@ def _limits(status: Status, plan: Plan) -> str:
         limits.append(f"a value of {plan.target:g}")
     if plan.patience is not None:
         limits.append(f"{plan.patience} trials without a better one ({status.since_best} so far)")
+    if plan.max_cost is not None:
+        limits.append(f"{limit_text(plan.max_cost)} ({dollars(status.spent)} so far)")
     return f"**Ends early at:** {', '.join(limits)}"
 
 

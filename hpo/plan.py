@@ -33,6 +33,7 @@ class Plan:
         max_failures: So many failed trials stop the study.
         keep: How many of the best trials keep their directory.
         data: What the objective's ``prepare`` wrote for trials.
+        max_cost: Dollars that the study may cost, over all its runs; ``None`` for no limit.
     """
 
     study: str
@@ -49,6 +50,7 @@ class Plan:
     max_failures: int = 20
     keep: int = 3
     data: Path | None = None
+    max_cost: float | None = None
 
     @property
     def journal(self) -> Path:

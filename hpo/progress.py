@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hpo.budget import dollars, limit_text
 from hpo.status import Moment, Observer, RunningTrial, Status
 from hpo.text import duration, score
 
@@ -115,17 +116,34 @@ def headline(status: Status) -> str:
         parts.append(f"{status.infeasible} infeasible")
     if status.away:
         parts.append("the database is away")
+    parts += _money(status)
     left = status.seconds_left()
     if left is not None:
         parts.append(f"about {duration(left)} left")
     return " · ".join(parts)
 
 
+def _money(status: Status) -> list[str]:
+    """Say what is spent, how fast, and for what; nothing where nothing is paid for."""
+    if not status.is_paid:
+        return []
+    limit = f" of {limit_text(status.max_cost)}" if status.max_cost is not None else ""
+    parts = [dollars(status.spent) + limit]
+    an_hour, a_trial = status.dollars_per_hour(), status.dollars_per_trial()
+    if an_hour > 0:
+        parts.append(f"{dollars(an_hour)}/h")
+    if a_trial is not None:
+        parts.append(f"{dollars(a_trial)} a trial")
+    return parts
+
+
 def _row(running: RunningTrial) -> tuple[Text, Text, Text, Text]:
     name = f"#{running.number}" if running.number >= 0 else "base"
     if running.attempt > 1:
         name += f" attempt {running.attempt}"
-    step = f"step {running.step}" if running.step is not None else "running"
+    step = "running" if running.started else "waiting"
+    if running.step is not None:
+        step = f"step {running.step}"
     value = score(running.value) if running.value is not None else ""
     elapsed = duration(time.monotonic() - running.since)
     return Text(name, style="bold"), Text(running.label), Text(f"{step}  {value}"), Text(elapsed)

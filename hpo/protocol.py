@@ -101,6 +101,7 @@ class Task(Message):
         resume: Whether an earlier attempt may have left a checkpoint there.
         data: What the objective's ``prepare`` wrote for trials.
         log: File that takes the attempt's stdout and stderr.
+        assets: Where directories that the objective needs lie on the worker's machine, by name.
     """
 
     version: Literal[1] = PROTOCOL_VERSION
@@ -119,6 +120,7 @@ class Task(Message):
     resume: bool = False
     data: str | None = None
     log: str
+    assets: dict[str, str] = {}
 
 
 class Event(Message):
@@ -161,6 +163,20 @@ class SetAttr(Event):
     value: Any
 
 
+class Usage(Message):
+    """What an attempt took of a machine that is paid for.
+
+    Attributes:
+        gpu: The GPU, as the platform names it; ``None`` if it had none or is not known.
+        seconds: Container seconds that are billed to it, starting up and idling included.
+        dollars: Their price.
+    """
+
+    gpu: str | None = None
+    seconds: float = Field(ge=0)
+    dollars: Annotated[float, Field(ge=0)] = 0.0
+
+
 class Done(Event):
     """The objective returned or pruned itself; holds all that it ever reported.
 
@@ -170,6 +186,7 @@ class Done(Event):
         curve: All reports, as (step, value).
         user_attrs: All attributes set by this attempt.
         constraints: All constraint values set by this attempt.
+        usage: What it cost, where that is paid for.
     """
 
     kind: Literal["done"] = "done"
@@ -178,6 +195,7 @@ class Done(Event):
     curve: tuple[tuple[int, float], ...] = ()
     user_attrs: dict[str, Any] = {}
     constraints: dict[str, float] = {}
+    usage: Usage | None = None
 
 
 class Failed(Event):
@@ -187,6 +205,7 @@ class Failed(Event):
         message: One line for people.
         traceback: The objective's traceback, if it raised.
         log_tail: The end of the attempt's stdout and stderr.
+        usage: What it cost, where that is paid for.
     """
 
     kind: Literal["failed"] = "failed"
@@ -194,6 +213,7 @@ class Failed(Event):
     message: str
     traceback: str = ""
     log_tail: str = ""
+    usage: Usage | None = None
 
 
 class Suggested(Message):

@@ -57,11 +57,11 @@ class Roster:
 
     def trials(self) -> list[LiveTrial]:
         """Return the trials that run."""
-        return [
-            each.subject
-            for each in self._running.values()
-            if isinstance(each.subject, LiveTrial) and not each.abandoned
-        ]
+        return [each for each in self.subjects() if isinstance(each, LiveTrial)]
+
+    def subjects(self) -> list[LiveTrial | Baseline]:
+        """Return the trials and baselines that run."""
+        return [each.subject for each in self._running.values() if not each.abandoned]
 
     def add(self, attempt: str, running: Running) -> None:
         """Take note of an attempt that runs from now on."""
@@ -80,8 +80,9 @@ class Roster:
         self._executor.stop(attempt)
 
     def stop_overdue(self, limit: float) -> None:
-        """Stop what has run for more than ``limit`` seconds."""
+        """Stop what has run for more than ``limit`` seconds, not counting a wait for a machine."""
         for attempt, running in self.items():
-            if not running.overdue and time.monotonic() - running.view.since > limit:
+            ran = time.monotonic() - running.view.since if running.view.started else 0.0
+            if not running.overdue and ran > limit:
                 running.overdue = True
                 self._executor.stop(attempt)

@@ -46,14 +46,29 @@ class Moment:
 
 @dataclass
 class RunningTrial:
-    """An attempt that runs now. ``number`` is -1 for a baseline."""
+    """An attempt that runs now, or waits for a machine.
+
+    Attributes:
+        number: The trial's number, -1 for a baseline.
+        label: What it tries.
+        attempt: Which attempt of the trial it is, from 1.
+        step: The last step that it reported.
+        value: What it reported there.
+        started: Whether it was heard of since it was submitted.
+        since: When it started, or was submitted, by the monotonic clock.
+    """
 
     number: int
     label: str
     attempt: int = 1
     step: int | None = None
     value: float | None = None
+    started: bool = False
     since: float = field(default_factory=time.monotonic)
+
+    def start(self) -> None:
+        """Take note that it runs from now on."""
+        self.started, self.since = True, time.monotonic()
 
 
 @dataclass
@@ -74,6 +89,13 @@ class Status:
         baseline: Value and name of the best untuned baseline.
         running: What runs now, by attempt id.
         away: Whether the database is away; trials go on, and nothing can be written.
+        began: When this run began, by the monotonic clock.
+        finished_before: Finished trials of earlier runs.
+        spent: Dollars that the study has cost, over all its runs.
+        spent_before: Dollars of them that earlier runs spent.
+        reserved: Dollars that are set aside for what runs.
+        max_cost: Dollars that it may cost; ``None`` for no limit.
+        worst_case: Dollars that another attempt may cost; 0 on a machine that is paid anyway.
     """
 
     study: str
@@ -91,6 +113,16 @@ class Status:
     away: bool = False
     began: float = field(default_factory=time.monotonic)
     finished_before: int = 0
+    spent: float = 0.0
+    spent_before: float = 0.0
+    reserved: float = 0.0
+    max_cost: float | None = None
+    worst_case: float = 0.0
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether money is spent on this study, or was."""
+        return self.spent > 0 or self.worst_case > 0
 
     @property
     def finished(self) -> int:
@@ -115,6 +147,15 @@ class Status:
             return None
         pace = (time.monotonic() - self.began) / done_here
         return pace * max(0, self.trials - self.finished)
+
+    def dollars_per_hour(self) -> float:
+        """Return what this run has spent an hour so far; what runs is counted when it has ended."""
+        hours = (time.monotonic() - self.began) / 3600
+        return (self.spent - self.spent_before) / hours if hours > 0 else 0.0
+
+    def dollars_per_trial(self) -> float | None:
+        """Return what was spent for each finished trial; ``None`` before the first."""
+        return self.spent / self.finished if self.finished else None
 
 
 class Observer(Protocol):

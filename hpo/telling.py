@@ -85,7 +85,11 @@ class Teller:
 
     def _lacks_metric(self, live: LiveTrial, event: Done, said: str) -> None:
         failure = Failed(
-            attempt=event.attempt, sequence=event.sequence, cause=Cause.BAD_INPUT, message=said
+            attempt=event.attempt,
+            sequence=event.sequence,
+            cause=Cause.BAD_INPUT,
+            message=said,
+            usage=event.usage,
         )
         self.failed(live, live.end(failure))
         # Every further trial would lack it, too.

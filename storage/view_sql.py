@@ -31,6 +31,7 @@ class Dialect:
         metric: The number called ``{name}`` in ``metrics.doc``.
         cause: The cause of the last of ``attempts.doc``.
         attempts: How many attempts there are.
+        dollars: What they cost together; empty if none of them says so.
         model: ``model.doc`` as text.
         seconds: How long trial ``t`` took.
         infinity: The number.
@@ -43,6 +44,7 @@ class Dialect:
     metric: str
     cause: str
     attempts: str
+    dollars: str
     model: str
     seconds: str
     infinity: str
@@ -88,6 +90,12 @@ _SQLITE = Dialect(
     THEN json_extract(metrics.doc, '$.{name}') END""",
     cause="CASE json_type(attempts.doc) WHEN 'array' THEN attempts.doc ->> '$[#-1].cause' END",
     attempts="CASE json_type(attempts.doc) WHEN 'array' THEN json_array_length(attempts.doc) END",
+    dollars="""(
+    SELECT sum(CASE json_type(attempts.doc, record.fullkey || '.dollars')
+      WHEN 'integer' THEN json_extract(attempts.doc, record.fullkey || '.dollars') * 1.0
+      WHEN 'real' THEN json_extract(attempts.doc, record.fullkey || '.dollars') END)
+    FROM json_each(CASE json_type(attempts.doc) WHEN 'array' THEN attempts.doc END) record
+  )""",
     model="json_extract(model.doc, '$')",
     seconds="(julianday(t.datetime_complete) - julianday(t.datetime_start)) * 86400.0",
     infinity="9e999",
@@ -125,6 +133,12 @@ _POSTGRESQL = Dialect(
     cause="attempts.doc -> -1 ->> 'cause'",
     attempts="""
   CASE jsonb_typeof(attempts.doc) WHEN 'array' THEN jsonb_array_length(attempts.doc) END""",
+    dollars="""(
+    SELECT sum(CASE jsonb_typeof(record -> 'dollars') WHEN 'number'
+      THEN (record ->> 'dollars')::double precision END)
+    FROM jsonb_array_elements(
+      CASE jsonb_typeof(attempts.doc) WHEN 'array' THEN attempts.doc END) record
+  )""",
     model="model.doc #>> array[]::text[]",
     seconds="EXTRACT(EPOCH FROM t.datetime_complete - t.datetime_start)::double precision",
     infinity="'Infinity'::double precision",
@@ -169,7 +183,8 @@ SELECT
   t.datetime_start AS started,
   t.datetime_complete AS completed,
   {feasible} AS feasible,
-  t.trial_id AS trial_id
+  t.trial_id AS trial_id,
+  {dollars} AS dollars
 FROM trials t
 JOIN studies s ON s.study_id = t.study_id
 LEFT JOIN trial_values v ON v.trial_id = t.trial_id AND v.objective = 0

@@ -31,10 +31,10 @@ def create_views(storage: RDBStorage) -> None:
 
     ``hpo_trials`` has a row a trial: study, number, state, value (the first of several), params (a
     JSON object), metrics, cause and number of attempts, seconds, model, times, whether it is
-    feasible, and the ``trial_id`` of Optuna's tables. ``hpo_best`` has the best feasible completed
-    trial of every study of one direction. Nothing is touched if both are there as this version
-    writes them. In PostgreSQL a view is replaced where it stands if it only gains columns, which
-    keeps what depends on it and who may read it.
+    feasible, the ``trial_id`` of Optuna's tables, and the dollars that its attempts cost.
+    ``hpo_best`` has the best feasible completed trial of every study of one direction. Nothing is
+    touched if both are there as this version writes them. In PostgreSQL a view is replaced where it
+    stands if it only gains columns, which keeps what depends on it and who may read it.
 
     Raises:
         StorageError: The role may not make views, or other objects depend on older ones.

@@ -30,6 +30,10 @@ class Executor(Protocol):
     def description(self) -> str:
         """What it is, for people: "2 workers on this machine"."""
 
+    @property
+    def worst_case(self) -> float:
+        """What one attempt may cost at most, in dollars; 0 on a machine that is paid anyway."""
+
     def submit(self, task: Task) -> Handle:
         """Start ``task`` and return at once. At most ``capacity`` attempts may run."""
 
@@ -47,6 +51,9 @@ class Executor(Protocol):
 
     def stop(self, attempt: str) -> None:
         """End a running attempt; a ``Failed`` with cause ``stopped`` follows."""
+
+    def other_costs(self) -> float:
+        """Return dollars spent outside attempts since the last call."""
 
     def close(self) -> None:
         """End everything that still runs and give up all resources."""

@@ -25,6 +25,7 @@ class InlineExecutor:
     """
 
     capacity = 1
+    worst_case = 0.0
     description = "in this process, one trial at a time"
 
     def __init__(self, objective: Objective) -> None:
@@ -68,6 +69,10 @@ class InlineExecutor:
     def stop(self, attempt: str) -> None:
         """Ask the attempt to end when it next waits for an answer; a thread cannot be killed."""
         self.reply(attempt, Stop())
+
+    def other_costs(self) -> float:
+        """Return 0: this machine is paid anyway."""
+        return 0.0
 
     def close(self) -> None:
         """Ask what still runs to end."""

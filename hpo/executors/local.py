@@ -157,6 +157,8 @@ class LocalExecutor:
         InputError: Another coordinator's workers use the directory.
     """
 
+    worst_case = 0.0
+
     def __init__(
         self,
         directory: Path,
@@ -317,6 +319,10 @@ class LocalExecutor:
         if worker is not None:
             worker.stopping = True
             worker.process.kill()
+
+    def other_costs(self) -> float:
+        """Return 0: this machine is paid anyway."""
+        return 0.0
 
     def close(self) -> None:
         """End all workers: an idle one by itself, one that runs an attempt at once."""

@@ -309,6 +309,7 @@ class Scripted:
     """An executor that says what a test tells it to, to show what the coordinator makes of it."""
 
     capacity = 1
+    worst_case = 0.0
     description = "scripted"
 
     def __init__(self, *answers: Callable[[Task], list[AnyEvent]]) -> None:
@@ -331,6 +332,9 @@ class Scripted:
 
     def stop(self, attempt: str) -> None:
         raise AssertionError("nothing is stopped here")
+
+    def other_costs(self) -> float:
+        return 0.0
 
     def close(self) -> None:
         pass

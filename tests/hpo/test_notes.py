@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import re
 from pathlib import Path
@@ -360,3 +361,9 @@ def test_curves_show_what_is_no_number() -> None:
         value=0.5, intermediate_values={1: math.nan, 2: 0.1, 3: math.inf, 4: 0.3}
     )
     assert "curve ×▁×█ 1: nan · 2: 0.1000 · 3: inf · 4: 0.3000" in trial_note(trial, None, ())
+
+
+def test_a_limit_of_money_is_one_of_those_that_end_a_study() -> None:
+    status = Status("s", "score", True, trials=64, spent=1.42)
+    note = study_note(status, make_plan(max_cost=20.0), None, collections.Counter(), "")
+    assert "$20 ($1.42 so far)" in note

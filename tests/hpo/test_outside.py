@@ -32,6 +32,7 @@ class Script:
     """
 
     description = "scripted"
+    worst_case = 0.0
 
     def __init__(
         self,
@@ -71,6 +72,9 @@ class Script:
         self.stopped.append(attempt)
         end = Failed(attempt=attempt, sequence=999, cause=Cause.STOPPED, message="stopped")
         self.ends.append(end)
+
+    def other_costs(self) -> float:
+        return 0.0
 
     def close(self) -> None:
         pass

@@ -46,6 +46,16 @@ def test_the_headline_says_what_is_known() -> None:
     )
 
 
+def test_the_headline_says_what_is_spent_where_money_is() -> None:
+    paid = status(worst_case=0.5, reserved=0.5)
+    assert headline(paid) == "0 pruned · 0 failed · $0.00"
+    paid = status(worst_case=0.5, max_cost=20.0, spent=1.42, spent_before=0.8, complete=47)
+    paid.finished_before = 47
+    paid.began = time.monotonic() - 7200
+    assert headline(paid) == "0 pruned · 0 failed · $1.42 of $20 · $0.31/h · $0.03 a trial"
+    assert "$0.25" in headline(status(spent=0.25))  # also where going on costs nothing
+
+
 def test_a_gain_is_positive_when_it_is_better() -> None:
     assert status(best=(0.2, 1), baseline=(0.5, "m"), maximize=False).gain() == 0.3
 
@@ -65,14 +75,14 @@ def test_the_view_shows_what_runs_where() -> None:
     shown.running = {
         "a": RunningTrial(7, "MiniLM 256d", step=75, value=0.9121),
         "b": RunningTrial(5, "MiniLM@3", attempt=2),
-        "c": RunningTrial(-1, "MiniLM"),
+        "c": RunningTrial(-1, "MiniLM", started=True),
     }
     console = Console(file=io.StringIO(), width=100, record=True)
     console.print(render(shown))
     lines = [line.split() for line in console.export_text().splitlines()]
     assert lines[0][0] == "2/64"
-    assert lines[1][:2] == ["base", "MiniLM"]
-    assert lines[2][:4] == ["#5", "attempt", "2", "MiniLM@3"]
+    assert lines[1][:3] == ["base", "MiniLM", "running"]
+    assert lines[2][:5] == ["#5", "attempt", "2", "MiniLM@3", "waiting"]
     assert lines[3][:6] == ["#7", "MiniLM", "256d", "step", "75", "0.9121"]
 
 

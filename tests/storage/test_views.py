@@ -47,7 +47,8 @@ def run_study(storage: Any, name: str, direction: str) -> optuna.Study:
         if trial.number % 2:
             trial.suggest_float("sometimes", 0, 1, step=0.25)
         trial.set_user_attr("metrics", {"roc_auc": value, "f1": 0.5, "seconds": 3})
-        trial.set_user_attr("attempts", [{"cause": "lost"}, {"cause": "ok"}])
+        costs = [{"cause": "lost", "dollars": 0.25}, {"cause": "ok", "dollars": 0.5}]
+        trial.set_user_attr("attempts", costs)
         trial.set_user_attr("model", "runs/x/model")
         study.tell(trial, value)
     trial = study.ask()
@@ -72,8 +73,9 @@ def test_a_row_a_trial_with_decoded_parameters(url: str) -> None:
         assert row["roc_auc"] == pytest.approx(trial.value)
         assert (row["f1"], row["mcc"]) == (0.5, None)
         assert (row["cause"], row["attempts"], row["model"]) == ("ok", 2, "runs/x/model")
+        assert row["dollars"] == 0.75
         assert row["seconds"] == pytest.approx(trial.duration.total_seconds(), abs=2e-3)
-    assert found[12]["cause"] == "bug"
+    assert (found[12]["cause"], found[12]["dollars"]) == ("bug", None)
     assert found[12]["value"] is None
 
 
@@ -195,7 +197,9 @@ JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.floats(), st.text(max_size=8)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
-        st.dictionaries(st.sampled_from(["roc_auc", "cause", "x\\u0000"]), inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["roc_auc", "cause", "dollars", "x\\u0000"]), inner, max_size=3
+        ),
     ),
     max_leaves=5,
 )
@@ -205,6 +209,8 @@ JSON = st.recursive(
 @given(metrics=JSON, attempts=JSON, model=JSON, choice=st.one_of(st.text(max_size=6), st.floats()))
 @example({"roc_auc": math.nan, "f1": "good"}, 3, "a\x00b", "\x00\x00")
 @example({"roc_auc": math.inf}, [{"values": [-math.inf], "cause": "ok"}], "\\u0000", math.inf)
+@example({}, ["dollars", {"dollars": 1}, {"dollars": "2"}, [{"dollars": 3}], None], "m", 0.0)
+@example({}, [{"dollars": 0.5}, {"dollars": math.nan}, {"dollars": True}], "m", 0.0)
 @example([], [{"message": "\udc80 \ud800 \U0001f600", "cause": "bug"}], "m", "\ud83d\ude00\udfff")
 def test_no_attribute_breaks_the_view(
     shared: Any, metrics: Any, attempts: Any, model: Any, choice: Any
@@ -232,6 +238,16 @@ def test_no_attribute_breaks_the_view(
     is_number = isinstance(given, int | float) and not isinstance(given, bool)
     assert row["roc_auc"] == (given if is_number and math.isfinite(given) else None)
     assert row["attempts"] == (len(attempts) if isinstance(attempts, list) else None)
+    assert row["dollars"] == _dollars(attempts)
+
+
+def _dollars(attempts: Any) -> Any:
+    """Return the sum of what ``attempts`` cost, of those that say it as a number."""
+    records = attempts if isinstance(attempts, list) else []
+    costs = [each.get("dollars") for each in records if isinstance(each, dict)]
+    numbers = [each for each in costs if isinstance(each, int | float) and each is not True]
+    finite = [each for each in numbers if each is not False and math.isfinite(each)]
+    return pytest.approx(sum(finite), rel=1e-9, abs=1e-9) if finite else None
 
 
 @settings(max_examples=25, deadline=None)
