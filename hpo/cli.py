@@ -45,16 +45,58 @@ def run(
     storage: Annotated[
         str | None,
         typer.Option(
-            help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME. "
-            "[default: sqlite:///hpo.db]"
+            help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; modal://VOLUME/FILE.db "
+            "with --coordinator modal. [default: sqlite:///hpo.db]"
         ),
     ] = None,
     executor: Annotated[
         str | None,
-        typer.Option(help="Where trials run: local (worker processes) or inline. [default: local]"),
+        typer.Option(
+            help="Where trials run: modal (GPU functions), local (worker processes) or inline. "
+            "[default: auto: modal with a Modal token, else local]"
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Worker processes. [default: one a GPU, or one a core]")
+        int | None,
+        typer.Option(help="Trials at once. [default: one a GPU, or one a core; 10 on Modal]"),
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="GPU on Modal; with commas, the first that is free. [default: L4]"),
+    ] = None,
+    max_cost: Annotated[
+        float | None,
+        typer.Option(metavar="DOLLARS", help="What trials on Modal may cost, over all runs."),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Agree to the worst case on Modal without being asked.")
+    ] = False,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(help="Where the coordinator runs: here or modal. [default: here]"),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH", help="A local module, package or file for Modal, too. Repeatable."
+        ),
+    ] = None,
+    pip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PACKAGE", help="A package for Modal, too. Repeatable."),
+    ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A Modal Secret for trials. Repeatable."),
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option(help="Regions on Modal, with commas. [default: any]")
+    ] = None,
+    cpu: Annotated[
+        float | None, typer.Option(help="CPU cores of a trial on Modal. [default: 2]")
+    ] = None,
+    memory: Annotated[
+        int | None, typer.Option(help="MiB of memory of a trial on Modal. [default: 8192]")
     ] = None,
     models: Annotated[
         str | None,
@@ -144,7 +186,7 @@ def run(
     flags = {
         name: value
         for name, value in locals().items()
-        if value is not None and name not in ("config", "dry_run", "space")
+        if value is not None and name not in ("config", "dry_run", "space", "yes")
     }
     with errors():
         from hpo.settings import load
@@ -153,9 +195,10 @@ def run(
             flags["space"] = _overrides(space)
         settings = load(flags, config)
         from hpo.coordinator import INTERRUPTED
-        from hpo.opening import objective_of
+        from hpo.opening import choose_executor, objective_of
         from hpo.study import run_study
 
+        settings, why = choose_executor(settings)
         chosen, spec = objective_of(settings)
         if dry_run:
             from hpo.dry_run import describe_plan
@@ -163,12 +206,21 @@ def run(
             for line in describe_plan(chosen, settings):
                 print(line)
             return
+        if settings.executor == "modal":
+            from hpo.on_modal.consent import agree
+
+            settings = agree(settings, chosen, yes)
         from hpo.progress import make_progress
 
         # Before and after the loop, which has handlers of its own.
         signal.signal(signal.SIGTERM, _end_at_once)
         try:
-            outcome = run_study(chosen, spec, settings, [make_progress()], _say)
+            if settings.coordinator == "modal":
+                from hpo.on_modal.client import run_there
+
+                code = run_there(chosen, spec, settings, _say)
+                raise SystemExit(code)
+            outcome = run_study(chosen, spec, settings, [make_progress()], _say, why=why)
         finally:
             # It is over: a late signal must not change the exit code while Python shuts down.
             for each in (signal.SIGINT, signal.SIGTERM):
@@ -210,6 +262,7 @@ app.command()(cli_study.trials)
 app.command()(cli_study.studies)
 app.command()(cli_study.enqueue)
 app.command()(cli_study.log)
+app.command()(cli_study.pull)
 app.command()(cli_study.dashboard)
 
 

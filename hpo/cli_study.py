@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,9 +16,11 @@ from hpo.cli_common import errors
 
 Storage = Annotated[
     str | None,
-    typer.Option(help="Database URL: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME."),
+    typer.Option(
+        help="Database URL: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; or "
+        "modal://VOLUME/FILE.db, what a coordinator on Modal keeps."
+    ),
 ]
-
 
 Name = Annotated[
     str | None, typer.Option("--study", help="Name of the study. [default: the only one]")
@@ -41,6 +44,10 @@ def _questions() -> Iterator[None]:
             yield
         except (StorageInternalError, SQLAlchemyError) as error:
             raise InputError(f"the database failed: {reason(error)}") from error
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def studies(storage: Storage = None, as_json: AsJson = False) -> None:
@@ -139,7 +146,7 @@ def enqueue(
         from storage import owner_of
 
         given = parse_params(params)
-        found = find_study(study, storage)
+        found = find_study(study, storage, to_write=True)
         queued = add(found.study, given)
         print(f"trial {queued.number} waits · {parameters(queued.params)}")
         if queued.unchecked:
@@ -167,11 +174,31 @@ def log(
 ) -> None:
     """Show a study's log of decisions, in local time."""
     with _questions():
-        from hpo.log_view import Wanted, find_log, print_log
+        from hpo.log_view import Wanted, print_log, readable_log
         from hpo.queries import find_study
 
         wanted = Wanted(trial, kind or ())
-        print_log(find_log(find_study(study, storage)), wanted, last, as_json, follow)
+        with readable_log(find_study(study, storage)) as path:
+            print_log(path, wanted, last, as_json, follow)
+
+
+def pull(
+    study: Name = None,
+    storage: Storage = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory that holds the study's; the model goes into DIR/STUDY/best. "
+            "[default: where the study was run, else runs]"
+        ),
+    ] = None,
+) -> None:
+    """Bring the best model to this machine, from Modal if it was trained there."""
+    with _questions():
+        from hpo.pull import pull_best
+        from hpo.queries import find_study
+
+        pull_best(find_study(study, storage), out, _say)
 
 
 def dashboard(
@@ -206,5 +233,5 @@ def dashboard(
             port=port,
             allow_writes=allow_writes,
             password=os.environ.get(PASSWORD_VARIABLE) or None,
-            say=lambda line: print(line, flush=True),
+            say=_say,
         )

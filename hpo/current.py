@@ -6,11 +6,15 @@ data asks :func:`current_attempt`; it is all that ``objectives/`` imports from `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+
+def already_durable() -> None:
+    """Do nothing: on this machine a file that was written is there for the next attempt."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,10 @@ class CurrentAttempt:
         resume: Whether an earlier attempt of this trial left something in ``directory``.
         data: What the objective's ``prepare`` wrote for trials; ``None`` if it has no ``prepare``.
         device: ``"cpu"`` or ``"cuda"``; ``None`` leaves the choice to the objective.
+        assets: Where directories that the objective named in ``assets()`` lie on this machine, by
+            their names; empty where they lie in their own places.
+        commit: Makes what is in ``directory`` durable: to be called once a checkpoint is complete.
+            On Modal it commits the Volume; elsewhere it does nothing.
     """
 
     number: int
@@ -32,6 +40,8 @@ class CurrentAttempt:
     resume: bool
     data: Path | None
     device: str | None
+    assets: Mapping[str, Path] = field(default_factory=dict)
+    commit: Callable[[], None] = already_durable
 
 
 _current: ContextVar[CurrentAttempt] = ContextVar("hpo_current_attempt")

@@ -44,7 +44,7 @@ def describe_plan(objective: Objective, settings: Settings) -> list[str]:
     describe = getattr(objective, "describe", None)
     if describe is not None:
         lines += ["space"] + [f"  {line}" for line in describe()]
-    lines += _workers(settings)
+    lines += _on_modal(settings, objective) if settings.executor == "modal" else _workers(settings)
     directory = settings.out / name
     lines += [f"files    {directory}/ (logs, trials, best)", "nothing was started (--dry-run)"]
     return lines
@@ -52,6 +52,21 @@ def describe_plan(objective: Objective, settings: Settings) -> list[str]:
 
 def _limit(timeout: float | None) -> str:
     return "no time limit" if timeout is None else f"no new trial after {timeout:,.0f} s"
+
+
+def _on_modal(settings: Settings, objective: Objective) -> list[str]:
+    from hpo.on_modal.consent import prices_of, worst_case
+
+    wanted = prices_of(settings, objective)[0].deployment
+    gpus = " or ".join(wanted.gpu)
+    where = f" in {', '.join(wanted.region)}" if wanted.region else ""
+    limit = "" if settings.max_cost is None else f", never above --max-cost {settings.max_cost:g}"
+    lines = [
+        f"workers  up to {wanted.containers} functions on Modal ({gpus}){where}, app {wanted.name}",
+        f"  each: {wanted.cpu:g} cores, {wanted.memory:,} MiB, at most {wanted.timeout:,.0f} s",
+    ]
+    said, _ = worst_case(settings, objective)
+    return [*lines, said[0] + limit, *said[1:]]
 
 
 def _workers(settings: Settings) -> list[str]:

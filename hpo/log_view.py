@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
 from hpo.errors import InputError
 from hpo.events import FILE, Damaged, Event, follow_events, read_events
-from hpo.queries import Found
-from hpo.record import RECORD
+from hpo.queries import Found, is_snapshot, recorded_directory
 from hpo.status import Kind
 from hpo.strict_json import to_json
 
@@ -76,6 +76,27 @@ def print_log(
             print(_line(event, as_json), flush=True)
 
 
+@contextmanager
+def readable_log(found: Found) -> Iterator[Path]:
+    """Give the log of a study; that of a snapshot on Modal is fetched, and kept up to date.
+
+    Raises:
+        InputError: It is not to be found.
+    """
+    url = found.settings.storage
+    if not is_snapshot(url):
+        yield find_log(found)
+        return
+    from hpo.on_modal.snapshot import fetch_log, kept_fresh
+
+    def fetch() -> Path:
+        return fetch_log(url, found.study.study_name)
+
+    path = fetch()
+    with kept_fresh(fetch):
+        yield path
+
+
 def find_log(found: Found) -> Path:
     """Return where a study's log is.
 
@@ -86,10 +107,9 @@ def find_log(found: Found) -> Path:
         InputError: Neither holds a log on this machine.
     """
     name = found.study.study_name
-    record = found.study.user_attrs.get(RECORD, {})
-    recorded = record.get("directory") if isinstance(record, dict) else None
+    recorded = recorded_directory(found.study)
     here = (found.settings.out / name).resolve()
-    places = list(dict.fromkeys([Path(recorded), here] if isinstance(recorded, str) else [here]))
+    places = list(dict.fromkeys([here] if recorded is None else [recorded, here]))
     for place in places:
         if (place / FILE).is_file():
             return place / FILE

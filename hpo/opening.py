@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -234,10 +234,49 @@ def _plan_import(
     )
 
 
+def choose_executor(settings: Settings) -> tuple[Settings, str]:
+    """Settle where trials run; return settings that say so, and why if nobody had said it.
+
+    Raises:
+        InputError: They are to run on Modal, and no token is configured.
+    """
+    if settings.coordinator == "modal" and settings.executor not in ("auto", "modal"):
+        raise InputError(
+            f"{settings.source_of('coordinator')} modal with --executor {settings.executor}: a "
+            "coordinator on Modal runs its trials there, too; leave --executor out."
+        )
+    if settings.coordinator == "modal" or settings.executor == "modal":
+        from hpo.on_modal.token import require_token
+
+        name = "executor" if settings.executor == "modal" else "coordinator"
+        require_token(settings.source_of(name))
+        return settings.model_copy(update={"executor": "modal"}), ""
+    if settings.executor != "auto":
+        return settings, ""
+    from hpo.on_modal.token import has_token
+
+    if has_token():
+        return settings.model_copy(update={"executor": "modal"}), "a Modal token is configured"
+    return settings.model_copy(update={"executor": "local"}), "no Modal token"
+
+
 def make_executor(
-    objective: Objective, spec: ObjectiveSpec | None, settings: Settings, directory: Path
+    objective: Objective,
+    spec: ObjectiveSpec | None,
+    settings: Settings,
+    directory: Path,
+    study: Study,
+    say: Callable[[str], None],
 ) -> Executor:
-    """Return the executor that ``settings`` name.
+    """Return the executor that ``settings`` name, ready to run.
+
+    Args:
+        objective: The prepared objective.
+        spec: How another process finds it; ``None`` if only this one can.
+        settings: What to run it on.
+        directory: The study's directory.
+        study: The study.
+        say: Takes lines on what had to be done for it.
 
     Raises:
         InputError: It cannot run this objective.
@@ -250,6 +289,11 @@ def make_executor(
             "worker process could import (a lambda, a nested function, or one of an interactive "
             'session): move it to the top level of a module, or use executor="inline".'
         )
+    if settings.executor == "modal":
+        from hpo.on_modal.setup import executor_on_modal
+
+        data = directory / "data" if hasattr(objective, "prepare") else None
+        return executor_on_modal(objective, spec, settings, data, study, say)
     preload = getattr(objective, "preload", None)
     if preload is None:
         preload = [module for module in FORK_SAFE_LIBRARIES if module in sys.modules]

@@ -9,7 +9,9 @@ import csv
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import quote
 
 import optuna
 from optuna import Study
@@ -22,7 +24,7 @@ from hpo.settings import Settings, load
 from hpo.summary import trial_row
 from hpo.text import score
 from storage import mask_url, open_storage, owners_of, study_overviews
-from storage.address import SqliteAddress, parse_url
+from storage.address import ModalAddress, SqliteAddress, parse_url
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,15 @@ class Found:
     settings: Settings
 
 
-def open_for_questions(study: str | None, storage: str | None) -> tuple[Settings, RDBStorage]:
+def open_for_questions(
+    study: str | None, storage: str | None, to_write: bool = False
+) -> tuple[Settings, RDBStorage]:
     """Return the settings and the storage they name; no new SQLite file is made.
+
+    Args:
+        study: Name of a study.
+        storage: URL of its database.
+        to_write: Whether something is to be written, which a snapshot does not take.
 
     Raises:
         InputError, storage.StorageError: There is no such database, or it cannot be used.
@@ -51,33 +60,62 @@ def open_for_questions(study: str | None, storage: str | None) -> tuple[Settings
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Such as those about choices that are tuples: news to whoever wrote the objective, not here.
     warnings.filterwarnings("ignore", module=r"optuna\.")
-    refuse_missing_file(settings.storage)
-    return settings, open_storage(settings.storage)
+    if to_write:
+        refuse_snapshot(settings.storage)
+    return settings, open_storage(url_to_open(settings.storage))
 
 
-def refuse_missing_file(url: str) -> None:
-    """Refuse a SQLite file that is not there: opening it would make an empty one.
+def is_snapshot(url: str) -> bool:
+    """Whether ``url`` names a snapshot on Modal, and no database.
 
     Raises:
-        InputError: There is no such file.
+        StorageError: ``url`` is neither.
+    """
+    return isinstance(parse_url(url), ModalAddress)
+
+
+def refuse_snapshot(url: str) -> None:
+    """Refuse to write to a snapshot on Modal.
+
+    Raises:
+        InputError: It is one.
+    """
+    if is_snapshot(url):
+        raise InputError(
+            f"{url} is a snapshot, and can only be read: the study belongs to its coordinator on "
+            "Modal. A study that takes changes from outside while it runs there needs a "
+            "PostgreSQL server: --coordinator modal --storage postgresql://…"
+        )
+
+
+def url_to_open(url: str) -> str:
+    """Return what to open: ``url`` itself, or a copy of the snapshot on Modal that it names.
+
+    Raises:
+        InputError: There is no such SQLite file (opening it would make an empty one) or snapshot.
         StorageError: ``url`` is no address of a database.
     """
     address = parse_url(url)
+    if isinstance(address, ModalAddress):
+        from hpo.on_modal.snapshot import fetch_snapshot
+
+        return f"sqlite:///{quote(str(fetch_snapshot(url)))}"
     if isinstance(address, SqliteAddress) and not address.path.exists():
         raise InputError(
             f"{url}: there is no such file; run a study first (python -m hpo.run), or name "
             "another database with --storage."
         )
+    return url
 
 
-def find_study(study: str | None, storage: str | None) -> Found:
-    """Return the study named, or the only one there is.
+def find_study(study: str | None, storage: str | None, to_write: bool = False) -> Found:
+    """Return the study named, or the only one there is; arguments as for open_for_questions.
 
     Raises:
         InputError, storage.StorageError: There is no such database or study, or it has several and
             none is named.
     """
-    settings, opened = open_for_questions(study, storage)
+    settings, opened = open_for_questions(study, storage, to_write)
     names = sorted(each.study_name for each in opened.get_all_studies())
     where = mask_url(settings.storage)
     listed = ", ".join(names) or "none"
@@ -92,7 +130,9 @@ def find_study(study: str | None, storage: str | None) -> Found:
 def study_rows(settings: Settings, storage: RDBStorage) -> list[dict[str, Any]]:
     """Return every study of a database as a flat JSON object, for ``hpo studies --json``."""
     overviews = study_overviews(storage)
-    owners = owners_of(settings.storage, [each.name for each in overviews])
+    there = is_snapshot(settings.storage)
+    # Who runs it is not known from here: its coordinator on Modal, if it runs at all.
+    owners = {} if there else owners_of(settings.storage, [each.name for each in overviews])
     rows = []
     for each in overviews:
         metrics = optuna.load_study(study_name=each.name, storage=storage).metric_names
@@ -106,6 +146,7 @@ def study_rows(settings: Settings, storage: RDBStorage) -> list[dict[str, Any]]:
                     state.name.lower(): each.states.get(state.name, 0) for state in TrialState
                 },
                 "best": each.best and {"value": each.best[0], "trial": each.best[1]},
+                "coordinator": "modal" if there else "here",
                 "active": each.active and each.active.isoformat(" ", "seconds"),
                 "owner": owner
                 and {
@@ -129,6 +170,8 @@ def describe_study(row: dict[str, Any]) -> str:
         parts.append(f"best {score(row['best']['value'])} (trial {row['best']['trial']})")
     if row["active"] is not None:
         parts.append(f"active {row['active']}")
+    if row["coordinator"] == "modal":
+        parts.append("coordinator on Modal")
     if row["owner"] is not None:
         host, pid, since = (row["owner"][name] or "unknown" for name in ("host", "pid", "since"))
         parts.append(f"run by process {pid} on host {host} since {since}")
@@ -182,6 +225,13 @@ def _none_feasible(name: str, complete: Sequence[FrozenTrial]) -> str:
     )
 
 
+def recorded_directory(study: Study) -> Path | None:
+    """Return where a study's last run left its files, on whatever machine that was."""
+    record = study.user_attrs.get(RECORD, {})
+    directory = record.get("directory") if isinstance(record, dict) else None
+    return Path(directory) if isinstance(directory, str) else None
+
+
 def requirements_of(study: Study) -> list[str]:
     """Return what the study's trials must meet, as they were given with --require."""
     record = study.user_attrs.get(RECORD, {})
@@ -221,7 +271,8 @@ def write_csv(trials: Iterable[FrozenTrial], directions: int, stream: TextIO) ->
         rows.append({**row, **dict(zip(names, values, strict=False)), **params, **metrics})
     first = ["number", "state", *(["value"] if directions == 1 else [])]
     first += [f"value_{place}" for place in range(directions) if directions > 1]
-    first += ["feasible", "cause", "attempts", "seconds", "started", "completed", "model"]
+    first += ["feasible", "cause", "attempts", "seconds", "gpu", "dollars"]
+    first += ["started", "completed", "model"]
     found = dict.fromkeys(name for row in rows for name in row if name not in first)
     more = [
         name for kind in ("param.", "metric.") for name in sorted(found) if name.startswith(kind)

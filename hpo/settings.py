@@ -35,6 +35,9 @@ ENVIRONMENT_PREFIX = "HPO_"
 _FLAGS = {"from_study": "--from"}
 """Flags that are not called like their setting, as that word is taken in Python."""
 
+_TABLES = ("space", "rates")
+"""Settings that are tables, which a variable of the environment cannot hold."""
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -87,8 +90,20 @@ class Settings(BaseModel):
         trials: The study's total of finished trials (completed or pruned), over all runs.
         study: The study's name; by default that of the data or the objective.
         storage: Database URL: ``sqlite:///file.db`` or ``postgresql://user:password@host/name``.
-        executor: Where trials run: ``local`` worker processes, or ``inline`` in this process.
-        workers: Worker processes; by default one a GPU, or one a core as memory allows.
+        executor: Where trials run: ``modal`` GPU functions, ``local`` worker processes, ``inline``
+            in this process; ``auto`` is Modal where a Modal token is configured, else local.
+        coordinator: Where the coordinator runs: ``here``, or on ``modal``.
+        workers: Trials at once; by default one a GPU, or one a core as memory allows, and ten on
+            Modal.
+        gpu: GPUs on Modal, the first that is free in this order.
+        region: Regions on Modal; empty for any.
+        cpu: CPU cores of a trial on Modal.
+        memory: Memory of a trial on Modal, in MiB.
+        max_cost: Dollars that trials on Modal may cost, over all runs of the study.
+        include: Further local modules, packages or files that trials on Modal need.
+        pip: Further packages that trials on Modal need.
+        secret: Names of Modal Secrets whose variables trials on Modal get.
+        rates: Prices on Modal that replace the known ones, in dollars per second.
         data: Labelled pairs: a file, a Hugging Face dataset id, or ``demo``.
         models: Base models: Hugging Face ids or local paths; ``name@layers=3`` keeps three layers.
         objective: ``package.module:function`` instead of the built-in fine-tuning.
@@ -97,7 +112,8 @@ class Settings(BaseModel):
         timeout: Seconds (or ``30m``, ``2h``) after which no new trial starts.
         target: An objective value that ends the search once a feasible trial reaches it.
         patience: So many finished trials without a better one end the search.
-        trial_timeout: Seconds (or ``30m``) that one attempt of a trial may run.
+        trial_timeout: Seconds (or ``30m``) that one attempt of a trial may run; 30 minutes on Modal
+            unless given.
         require: What a trial's metrics must meet to win: ``recall>=0.5``.
         from_study: A study of the same storage whose compatible trials a new study begins with.
         seed: Seed of the sampler, of the splits and of every trial.
@@ -115,8 +131,18 @@ class Settings(BaseModel):
     trials: int = Field(64, gt=0)
     study: Annotated[str, AfterValidator(_study_name)] | None = None
     storage: str = "sqlite:///hpo.db"
-    executor: Literal["local", "inline"] = "local"
+    executor: Literal["auto", "modal", "local", "inline"] = "auto"
+    coordinator: Literal["here", "modal"] = "here"
     workers: int | None = Field(None, gt=0)
+    gpu: Annotated[Names, Field(min_length=1)] = ("L4",)
+    region: Names = ()
+    cpu: float = Field(2.0, gt=0, le=64)
+    memory: int = Field(8192, ge=512, le=344_064)
+    max_cost: float | None = Field(None, gt=0, allow_inf_nan=False)
+    include: Names = ()
+    pip: Names = ()
+    secret: Names = ()
+    rates: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
     data: str = "demo"
     models: Names | None = None
     objective: str | None = None
@@ -194,7 +220,7 @@ def load(
             values[name], sources[name] = value, f"{config}: {name}"
     for name in Settings.model_fields:
         variable = ENVIRONMENT_PREFIX + name.upper()
-        if name != "space" and environment.get(variable):
+        if name not in _TABLES and environment.get(variable):
             values[name], sources[name] = environment[variable], variable
     for name, value in flags.items():
         flag = _FLAGS.get(name) or "--" + name.replace("_", "-")

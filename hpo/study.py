@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,10 +22,12 @@ from hpo.coordinator import Coordinator
 from hpo.database import Database
 from hpo.errors import InputError, StudyStoppedError
 from hpo.events import FILE, EventLog
+from hpo.executors import Executor
 from hpo.notes import Notes
 from hpo.objective import Objective, load_objective, spec_of, spec_of_reference
 from hpo.opening import (
     check_requirements,
+    choose_executor,
     make_executor,
     name_of,
     open_study,
@@ -33,14 +36,32 @@ from hpo.opening import (
 )
 from hpo.plan import Plan
 from hpo.protocol import ObjectiveSpec
+from hpo.publishing import publish_best
 from hpo.record import StudyRecord
 from hpo.requirements import parse_requirements
 from hpo.sampling import make_pruner, make_sampler
 from hpo.settings import Settings, check
 from hpo.signals import signals
 from hpo.status import Observer, Status
-from hpo.summary import publish_best, summary
+from hpo.summary import summary
 from storage import create_views, is_outage, mask_url, open_storage, own_study, reason
+
+
+@dataclass(frozen=True)
+class Host:
+    """What differs between machines on which a coordinator may live.
+
+    Attributes:
+        make_executor: Makes the executor; see ``hpo.opening.make_executor``.
+        attend: Surrounds the coordinator while it runs, to tell it of what happens around it.
+        keeps_model: Whether the best model is to lie on this machine at the end.
+        url: How people reach the storage, if not by the URL that the coordinator uses.
+    """
+
+    make_executor: Callable[..., Executor] = make_executor
+    attend: Callable[[Coordinator], AbstractContextManager[None]] = signals
+    keeps_model: bool = True
+    url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +85,13 @@ def optimize(
     trials: int = 64,
     study: str | None = None,
     storage: str = "sqlite:///hpo.db",
-    executor: Literal["local", "inline"] = "local",
+    executor: Literal["auto", "modal", "local", "inline"] = "auto",
     workers: int | None = None,
+    gpu: str | Sequence[str] = ("L4",),
+    max_cost: float | None = None,
+    include: Sequence[str] = (),
+    pip: Sequence[str] = (),
+    secret: Sequence[str] = (),
     direction: str | Sequence[str] = (),
     timeout: float | str | None = None,
     target: float | None = None,
@@ -95,8 +121,15 @@ def optimize(
         trials: The study's total of finished trials (completed or pruned), over all calls.
         study: The study's name; by default the objective's.
         storage: Database URL: ``sqlite:///file.db`` or ``postgresql://user:password@host/name``.
-        executor: ``local`` for worker processes, ``inline`` for this process.
-        workers: How many worker processes; by default one a GPU, or one a core as memory allows.
+        executor: ``modal`` for GPU functions on Modal, ``local`` for worker processes, ``inline``
+            for this process; ``auto`` for Modal where a token is configured, else local.
+        workers: How many trials at once; by default one a GPU, or one a core as memory allows, and
+            ten on Modal.
+        gpu: GPUs on Modal, the first that is free in this order.
+        max_cost: Dollars that trials on Modal may cost; on Modal it must be given.
+        include: Further local modules, packages or files that trials on Modal need.
+        pip: Further packages that trials on Modal need.
+        secret: Names of Modal Secrets whose variables trials on Modal get.
         direction: ``minimize`` or ``maximize``; several for several values. By default what the
             objective says, else ``minimize``, as in Optuna.
         timeout: Seconds (or ``"30m"``) after which no new trial starts.
@@ -126,14 +159,16 @@ def optimize(
     given = {
         name: value for name, value in locals().items() if name not in ("objective", "progress")
     }
-    settings = check(given)
+    settings, why = choose_executor(check(given))
+    if settings.executor == "modal" and settings.max_cost is None:
+        raise InputError("max_cost must be given for trials on Modal, in dollars")
     if isinstance(objective, str):
         spec: ObjectiveSpec | None = spec_of_reference(objective)
         assert spec is not None
         objective = load_objective(spec)
     else:
         spec = spec_of(objective)
-    return run_study(objective, spec, settings, observers=_observers(progress)).study
+    return run_study(objective, spec, settings, _observers(progress), why=why).study
 
 
 def _observers(progress: bool) -> list[Observer]:
@@ -150,6 +185,8 @@ def run_study(
     settings: Settings,
     observers: Sequence[Observer] = (),
     say: Callable[[str], None] = print,
+    host: Host | None = None,
+    why: str = "",
 ) -> Outcome:
     """Run a study until its target is reached, its time is up or somebody stops it.
 
@@ -159,6 +196,8 @@ def run_study(
         settings: What to do.
         observers: Who watches.
         say: Takes the header and the summary, line by line; not called without observers.
+        host: What the machine of the coordinator asks for; by default this one.
+        why: Why its trials run where they do, if the settings left that open.
 
     Raises:
         InputError, storage.StorageError: Bad input; nothing new is left behind.
@@ -166,7 +205,7 @@ def run_study(
     """
     _refuse_nested_run()
     with _database_failures(settings):
-        return _run_study(objective, spec, settings, observers, say)
+        return _run_study(objective, spec, settings, observers, say, host or Host(), why)
 
 
 def _run_study(
@@ -175,6 +214,8 @@ def _run_study(
     settings: Settings,
     observers: Sequence[Observer],
     say: Callable[[str], None],
+    host: Host,
+    why: str,
 ) -> Outcome:
     name = name_of(settings, objective)
     directory = (settings.out / name).resolve()
@@ -197,16 +238,21 @@ def _run_study(
         create_views(storage)
         opened = open_study(storage, name, prepared, spec, settings, directory)
         study = opened.study
+        said: list[str] = []
         executor = stack.enter_context(
-            contextlib.closing(make_executor(prepared, spec, settings, directory))
+            contextlib.closing(
+                host.make_executor(prepared, spec, settings, directory, study, said.append)
+            )
         )
         undo.pop_all()
         if observers:
+            because = f" ({why})" if why else ""
+            shown = settings.model_copy(update={"storage": host.url or settings.storage})
             say(
-                f"study {name} · {settings.trials} trials · {executor.description} · "
-                f"{mask_url(settings.storage)}"
+                f"study {name} · {settings.trials} trials · {executor.description}{because} · "
+                f"{mask_url(shown.storage)}"
             )
-            for line in [*lines, *opened.notes]:
+            for line in [*lines, *opened.notes, *said]:
                 say(line)
         data = directory / "data" if hasattr(prepared, "prepare") else None
         plan = _plan(settings, name, spec, directory, seed, data)
@@ -222,7 +268,7 @@ def _run_study(
             opened.imports,
             opened.known_space,
         )
-        stack.enter_context(signals(coordinator))
+        stack.enter_context(host.attend(coordinator))
         stopped = _run(coordinator, watching, database)
         if database.is_away:  # there is nothing to sum up from
             if stopped is not None:
@@ -230,10 +276,10 @@ def _run_study(
             if observers:
                 say("the database is away; when it is back, the same command goes on")
             return Outcome(study, coordinator.status, coordinator.ended_early)
-        published = publish_best(study, directory)
+        published = publish_best(study, directory) if host.keeps_model else None
         if observers:
             status, early = coordinator.status, coordinator.ended_early
-            for line in summary(study, status, early, settings, published):
+            for line in summary(study, status, early, shown, published):
                 say(line)
         if stopped is not None:
             raise stopped
@@ -263,6 +309,7 @@ def _plan(
         max_failures=settings.max_failures,
         keep=settings.keep,
         data=data,
+        max_cost=settings.max_cost,
     )
 
 

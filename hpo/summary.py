@@ -1,19 +1,18 @@
-"""The end of a run: the best model in its place, and what to tell people about it."""
+"""The end of a run: what to tell people about it."""
 
 from __future__ import annotations
 
-import os
-import shutil
+import math
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.baselines import BASELINES
-from hpo.coordinator import INTERRUPTED, STOPPED, TIME_IS_UP
+from hpo.budget import dollars, recorded_attempts
+from hpo.coordinator import HANDED_OVER, INTERRUPTED, STOPPED, TIME_IS_UP
 from hpo.retention import MODEL
 from hpo.settings import Settings
 from hpo.status import Status
@@ -21,8 +20,8 @@ from hpo.tally import is_feasible
 from hpo.text import parameters, score
 from storage import mask_url
 
-BEST = "best"
-"""Name of the best model's directory in the study's directory."""
+if TYPE_CHECKING:
+    from hpo.publishing import Published
 
 
 def best_trial(study: Study) -> FrozenTrial | None:
@@ -35,31 +34,12 @@ def best_trial(study: Study) -> FrozenTrial | None:
         return None
 
 
-def publish_best(study: Study, directory: Path) -> Path | None:
-    """Copy the best trial's model to ``directory``/best.
-
-    The old one stays until the new one is whole.
-
-    Returns:
-        Where the model is; ``None`` if the best trial left none.
-    """
-    trial = best_trial(study)
-    model = trial.user_attrs.get(MODEL) if trial is not None else None
-    if not isinstance(model, str) or not Path(model).is_dir():
-        return None
-    best, incoming, outgoing = (directory / (BEST + suffix) for suffix in ("", ".new", ".old"))
-    shutil.rmtree(incoming, ignore_errors=True)
-    shutil.rmtree(outgoing, ignore_errors=True)
-    shutil.copytree(model, incoming)
-    if best.exists():
-        best.rename(outgoing)
-    incoming.rename(best)
-    shutil.rmtree(outgoing, ignore_errors=True)
-    return best
-
-
 def summary(
-    study: Study, status: Status, ended_early: str, settings: Settings, model: Path | None
+    study: Study,
+    status: Status,
+    ended_early: str,
+    settings: Settings,
+    published: Published | None,
 ) -> list[str]:
     """Return what to say at the end, line by line.
 
@@ -68,12 +48,14 @@ def summary(
         status: Where it stands.
         ended_early: Why it ended before its number of trials; empty if it did not.
         settings: The settings of the run.
-        model: Where the best model is, if there is one.
+        published: Where the best model is, if there is one.
     """
     counts = f"{status.complete} complete · {status.pruned} pruned · {status.failed} failed"
     lines = ["", f"done  {status.finished} of {status.trials} trials · {counts}"]
     if ended_early:
         lines += [f"end   {ended_early}"]
+    if status.is_paid:
+        lines += [_cost(study, status)]
     if settings.require:
         feasible = status.complete - status.infeasible
         rules = ", ".join(settings.require)
@@ -88,14 +70,10 @@ def summary(
         lines += ["best  none: no completed trial meets the requirements"]
     else:
         lines += ["best  none yet: no trial has completed"]
-    if model is not None:
-        lines += [
-            f"model {_short(model)}",
-            "      from sentence_transformers import SentenceTransformer",
-            f'      model = SentenceTransformer("{_short(model)}")',
-        ]
     url = mask_url(settings.storage)
     chosen = "" if settings.storage == "sqlite:///hpo.db" else f" --storage {url}"
+    if published is not None:
+        lines += published.lines(study.study_name, chosen)
     lines += [
         f"watch hpo dashboard --study {study.study_name}{chosen}",
         f"ask   hpo best --study {study.study_name}{chosen}",
@@ -103,7 +81,7 @@ def summary(
     waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
     if waiting:
         lines += [f"queue {waiting} enqueued trials wait for a larger --trials"]
-    if ended_early not in ("", INTERRUPTED, STOPPED, TIME_IS_UP):
+    if ended_early not in ("", HANDED_OVER, INTERRUPTED, STOPPED, TIME_IS_UP):
         lines += ["more  the same command goes on once that limit is raised or left out"]
     elif status.finished < status.trials:
         lines += ["resume  the same command goes on where this one stopped"]
@@ -119,6 +97,28 @@ def describe(trial: FrozenTrial) -> str:
     return " · ".join(part for part in parts if part)
 
 
+def _cost(study: Study, status: Status) -> str:
+    limit = f" of {dollars(status.max_cost)}" if status.max_cost is not None else ""
+    parts = [f"{dollars(status.spent)}{limit}"]
+    a_trial = status.dollars_per_trial()
+    if a_trial is not None:
+        parts.append(f"{dollars(a_trial)} a finished trial")
+    trials = study.get_trials(deepcopy=False)
+    hours = sum(map(_gpu_seconds, recorded_attempts(study, trials))) / 3600
+    if hours > 0:
+        parts.append(f"{hours:.1f} GPU hours" if hours >= 0.05 else f"{hours:.2g} GPU hours")
+    return f"cost  {' · '.join(parts)}"
+
+
+def _gpu_seconds(attempt: Mapping[str, Any]) -> float:
+    """Return how long an attempt used GPUs: two of them for a second, ``A100:2``, are two."""
+    gpu, seconds = attempt.get("gpu"), attempt.get("seconds")
+    if gpu is None or seconds is None:
+        return 0.0
+    count = gpu.partition(":")[2]
+    return float(seconds) * (int(count) if count.isdigit() else 1)
+
+
 def _against_baseline(trial: FrozenTrial, status: Status) -> list[str]:
     metric = status.metric or "value"
     assert trial.value is not None  # a completed trial of one direction has one
@@ -129,20 +129,18 @@ def _against_baseline(trial: FrozenTrial, status: Status) -> list[str]:
     return [said]
 
 
-def _short(path: Path) -> str:
-    """Return ``path`` from the current directory if it lies in it."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-
-
 def trial_row(trial: FrozenTrial) -> dict[str, Any]:
     """Return a trial as one flat JSON object, for ``hpo best --json`` and ``hpo trials --json``.
 
-    Times are those of the coordinator's clock, without a zone, as Optuna keeps them. An objective
-    of somebody else's may have set ``metrics`` and ``attempts`` to anything: such are left out.
+    Times are those of the coordinator's clock, without a zone, as Optuna keeps them. ``dollars`` is
+    what all attempts cost together, ``gpu`` that of the last. An objective of somebody else's may
+    have set ``metrics`` and ``attempts`` to anything: such are left out.
     """
     attempts = trial.user_attrs.get("attempts")
     records = attempts if isinstance(attempts, list) else []
+    known = [each for each in records if isinstance(each, Mapping)]
     last = records[-1] if records and isinstance(records[-1], Mapping) else {}
+    costs = [each["dollars"] for each in known if isinstance(each.get("dollars"), int | float)]
     metrics = trial.user_attrs.get("metrics")
     return {
         "number": trial.number,
@@ -157,6 +155,8 @@ def trial_row(trial: FrozenTrial) -> dict[str, Any]:
         "completed": _time(trial.datetime_complete),
         "attempts": len(records),
         "cause": last.get("cause"),
+        "gpu": last.get("gpu"),
+        "dollars": math.fsum(costs) if costs else None,
         "model": trial.user_attrs.get(MODEL) if trial.state is TrialState.COMPLETE else None,
     }
 

@@ -12,14 +12,14 @@ import platform
 import random
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from optuna import TrialPruned
 
-from hpo.current import CurrentAttempt, attempt_context
+from hpo.current import CurrentAttempt, already_durable, attempt_context
 from hpo.objective import Objective, ObjectiveError, load_objective
 from hpo.protocol import Cause, Failed, Started, Task
 from hpo.remote_trial import AttemptStopped, Channel, RemoteTrial
@@ -29,7 +29,12 @@ LOG_TAIL_LINES = 20
 
 
 def run_attempt(
-    task: Task, channel: Channel, device: str | None, objective: Objective | None = None
+    task: Task,
+    channel: Channel,
+    device: str | None,
+    objective: Objective | None = None,
+    interrupts: tuple[type[BaseException], ...] = (),
+    commit: Callable[[], None] = already_durable,
 ) -> None:
     """Run ``task`` to its end and send what happened.
 
@@ -38,6 +43,9 @@ def run_attempt(
         channel: The line to the coordinator.
         device: What the objective should use, ``"cpu"`` or ``"cuda"``; ``None`` if it may choose.
         objective: The objective, where this process holds it already; else it is imported.
+        interrupts: What the platform raises to end an attempt; it is passed on, as only the caller
+            knows what it means.
+        commit: Makes what the objective wrote durable, where a file system does not at once.
     """
     channel.send(
         lambda n: Started(
@@ -50,7 +58,9 @@ def run_attempt(
     )
     trial = RemoteTrial(task, channel)
     try:
-        values = _evaluate(task, trial, device, objective)
+        values = _evaluate(task, trial, device, objective, commit)
+    except interrupts:
+        raise
     except TrialPruned:
         channel.send(trial.done(()))
     except AttemptStopped:
@@ -65,7 +75,11 @@ def run_attempt(
 
 
 def _evaluate(
-    task: Task, trial: RemoteTrial, device: str | None, objective: Objective | None
+    task: Task,
+    trial: RemoteTrial,
+    device: str | None,
+    objective: Objective | None,
+    commit: Callable[[], None],
 ) -> Sequence[float]:
     if objective is None:
         objective = load_objective(task.objective)
@@ -79,6 +93,8 @@ def _evaluate(
         resume=task.resume and any(directory.iterdir()),
         data=Path(task.data) if task.data is not None else None,
         device=device,
+        assets={name: Path(path) for name, path in task.assets.items()},
+        commit=commit,
     )
     random.seed(task.seed)
     if (numpy := sys.modules.get("numpy")) is not None:

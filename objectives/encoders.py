@@ -8,6 +8,7 @@ installed.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,21 @@ def has_bf16(device: str) -> bool:
     return False
 
 
-def load_encoder(name: ModelName, device: str) -> SentenceTransformer:
+def load_encoder(
+    name: ModelName, device: str, places: Mapping[str, Path] | None = None
+) -> SentenceTransformer:
     """Load a base model on ``device``, with the layers that ``name`` keeps.
+
+    Args:
+        name: Which one.
+        device: ``"cpu"`` or ``"cuda"``.
+        places: Where local models lie, if not where their names say.
 
     Raises:
         ModelError: It is neither here nor on a hub that can be reached.
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    directory = local_path(name.source)
+    directory = (places or {}).get(name.source) or local_path(name.source)
     if directory is not None:
         model = SentenceTransformer(str(directory), device=device)
     else:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hpo import current_attempt
 from objectives import space as spaces
-from objectives.models import ModelName, inspect_model, parse_model
+from objectives.models import ModelName, hub_id, inspect_model, local_path, parse_model
 from objectives.pairs import Pairs
 from objectives.prepared import prepare_data
 from objectives.space import Configuration, Space
@@ -26,6 +26,10 @@ VALIDATION_PAIRS = 1600
 difference between two trials a fraction of it, since the pairs are the same. They are all of the
 demo's, which one core encodes in 9 s in float32: a fifth of a trial that tunes all of MiniLM on the
 1,500 pairs of the smallest default sample (measured)."""
+
+
+UNUSED_WEIGHTS = ["onnx/*", "openvino/*", "*.onnx", "*.h5", "*.msgpack", "*.ot", "tf_model*"]
+"""Weights that model repositories hold for other libraries than torch."""
 
 
 class OptionsError(ValueError):
@@ -152,6 +156,8 @@ class FineTune:
             ValueError: A model that cannot be had, data that cannot be used, ``num_samples`` or
                 ``dimension`` beyond what there is, or a directory that holds other data.
         """
+        if self.resolved is not None:
+            return self, []  # done before, on another machine
         dimensions = {str(model): inspect_model(model).dimension for model in self.models}
         spaces.dimensions_for(self.space, dimensions)
         pairs, source, notes = self._read()
@@ -204,6 +210,27 @@ class FineTune:
         names = [str(model) for model in self.models]
         base_model = str(trial.suggest_categorical("base_model", names))
         return score_baseline(trial, base_model, current_attempt())
+
+    def assets(self) -> dict[str, Path]:
+        """Return the base models that lie in a directory of this machine, by name.
+
+        A worker on another machine gets copies; see ``hpo.CurrentAttempt.assets``.
+        """
+        sources = {model.source for model in self.models}
+        found = {source: Path(source).expanduser() for source in sorted(sources)}
+        return {source: path.resolve() for source, path in found.items() if path.is_dir()}
+
+    def fetch(self, assets: Mapping[str, Path]) -> None:
+        """Fill the Hugging Face cache with the base models that are on no local disk.
+
+        Args:
+            assets: Those of :meth:`assets`, where they lie on this machine.
+        """
+        from huggingface_hub import snapshot_download
+
+        for model in self.models:
+            if model.source not in assets and local_path(model.source) is None:
+                snapshot_download(hub_id(model.source), ignore_patterns=UNUSED_WEIGHTS)
 
     def label(self, params: Mapping[str, Any]) -> str:
         """Return a trial in a few words, from whichever parameters it has."""

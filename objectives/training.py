@@ -67,6 +67,7 @@ class Run:
         bf16: Compute in bfloat16; weights stay in float32.
         directory: Where checkpoints go.
         probes: At which percent of the run to stop for a probe, rising, all below 100.
+        commit: Called when a checkpoint is complete.
     """
 
     loss: str
@@ -78,6 +79,7 @@ class Run:
     bf16: bool
     directory: Path
     probes: tuple[int, ...]
+    commit: Callable[[], None] = lambda: None
 
 
 class PairLoss(nn.Module):
@@ -197,6 +199,7 @@ class _Probes(TrainerCallback):
         for step, path in _checkpoints(self.run.directory):
             if step != state.global_step:
                 shutil.rmtree(path)
+        self.run.commit()
 
 
 @dataclass(frozen=True)

@@ -60,19 +60,35 @@ evaluation."""
 
 @dataclass(frozen=True)
 class Data:
-    """What a trial may see: the pairs that ``prepare`` wrote, in the order of its fixed shuffle."""
+    """What a trial may see: the pairs that ``prepare`` wrote, in the order of its fixed shuffle.
+
+    Attributes:
+        train: Training pairs.
+        validation: Validation pairs.
+        directory: Where they lie.
+        models: Where local base models lie, if not where their names say.
+    """
 
     train: Pairs
     validation: Pairs
     directory: Path
+    models: Mapping[str, Path]
 
     @classmethod
-    def read(cls, directory: Path) -> Data:
-        """Read what :func:`objectives.prepared.prepare_data` wrote."""
+    def of(cls, attempt: CurrentAttempt) -> Data:
+        """Read what :func:`objectives.prepared.prepare_data` wrote.
+
+        Raises:
+            RuntimeError: There is no prepared data.
+        """
+        directory = attempt.data
+        if directory is None:
+            raise RuntimeError("FineTune needs prepared data: call prepare() before any trial")
         return cls(
             read_jsonl(directory / "train.jsonl"),
             read_jsonl(directory / "validation.jsonl"),
             directory,
+            attempt.assets,
         )
 
     @property
@@ -119,10 +135,11 @@ class EmbeddingInputs:
 
 def score_baseline(trial: Any, base_model: str, attempt: CurrentAttempt) -> float:
     """Score an untuned base model on the validation pairs; sets the trial's ``metrics``."""
-    data = Data.read(_data_of(attempt))
+    data = Data.of(attempt)
     texts = Texts.of(data.validation)
     started = time.perf_counter()
-    encoder = load_encoder(parse_model(base_model), choose_device(attempt.device))
+    name = parse_model(base_model)
+    encoder = load_encoder(name, choose_device(attempt.device), attempt.assets)
     embeddings = _untuned(encoder, base_model, texts.texts, data, precise=True)
     metrics = measure(embeddings, texts)
     metrics["evaluation_seconds"] = round(time.perf_counter() - started, 3)
@@ -155,9 +172,9 @@ def run_trial(
     shutil.rmtree(model_path, ignore_errors=True)
     if not attempt.resume:
         remove_checkpoints(directory)
-    data = Data.read(_data_of(attempt))
+    data = Data.of(attempt)
     device = choose_device(attempt.device)
-    encoder = load_encoder(parse_model(configuration.base_model), device)
+    encoder = load_encoder(parse_model(configuration.base_model), device, attempt.assets)
     tune = _tune_head if configuration.tuning == "head" else _tune_encoder
 
     def report(percent: int, value: float) -> None:
@@ -289,6 +306,7 @@ def _run(
         bf16=bf16,
         directory=attempt.directory,
         probes=probes,
+        commit=attempt.commit,
     )
 
 
@@ -315,16 +333,12 @@ def _untuned(
     encoder: SentenceTransformer, name: str, texts: tuple[str, ...], data: Data, precise: bool
 ) -> Matrix:
     """Return the embeddings by an encoder that is still the base model ``name``."""
+    source = parse_model(name).source
     return cached_embeddings(
         data.cache,
-        name,
+        # A place that is named by its content tells apart what other studies call the same.
+        f"{name}:{data.models[source]}" if source in data.models else name,
         texts,
         "float32" if precise else "bfloat16",
         lambda: encode(encoder, texts, precise),
     )
-
-
-def _data_of(attempt: CurrentAttempt) -> Path:
-    if attempt.data is None:
-        raise RuntimeError("FineTune needs prepared data: call prepare() before the first trial")
-    return attempt.data

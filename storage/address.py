@@ -32,7 +32,6 @@ _UNSUPPORTED = {
     "rediss": "Redis is not supported",
     "journal": "Optuna's journal files are not supported",
     "file": "a file is named by a sqlite:/// address",
-    "modal": "Modal runs trials (--executor modal), it does not keep the database",
     "http": "a web address is not a database",
     "https": "a web address is not a database",
     "grpc": "Optuna's gRPC proxy is not supported",
@@ -70,7 +69,28 @@ class PostgresAddress:
         return f"{name}:{self.url.port or 5432}" if self.url.host else name
 
 
-Address = SqliteAddress | PostgresAddress
+@dataclass(frozen=True)
+class ModalAddress:
+    """A snapshot of a SQLite database on a Modal Volume, which its coordinator there keeps.
+
+    Attributes:
+        volume: The Volume's name.
+        path: The file in it.
+    """
+
+    volume: str
+    path: str
+
+    @property
+    def text(self) -> str:
+        """The URL."""
+        return f"modal://{self.volume}/{self.path}"
+
+
+Database = SqliteAddress | PostgresAddress
+"""What can be opened as a database from here."""
+
+Address = Database | ModalAddress
 
 
 def mask_url(url: str) -> str:
@@ -96,6 +116,8 @@ def mask_url(url: str) -> str:
 
 def shown_url(address: Address) -> str:
     """Return the URL of ``address`` for people: without its password, and as they would type it."""
+    if isinstance(address, ModalAddress):
+        return address.text
     shown = address.url.render_as_string(hide_password=True)
     return mask_url(shown.replace("postgresql+psycopg2://", "postgresql://"))
 
@@ -105,7 +127,7 @@ def parse_url(url: str) -> Address:
 
     Args:
         url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``postgresql://…`` or
-            ``postgres://…``. White space around it is ignored.
+            ``postgres://…``, or ``modal://volume/file.db``. White space around it is ignored.
 
     Raises:
         StorageError: It is none of these, or something in it is missing or ambiguous.
@@ -128,7 +150,25 @@ def parse_url(url: str) -> Address:
         return _parse_sqlite(text, rest, driver)
     if dialect in _POSTGRES and separator:
         return _parse_postgres(text, rest, driver)
+    if dialect == "modal" and separator:
+        return _parse_modal(text, rest)
     raise StorageError(_not_understood(text, dialect if separator else ""))
+
+
+def parse_database(url: str) -> Database:
+    """Read the URL of a database that can be opened from here; see :func:`parse_url`.
+
+    Raises:
+        StorageError: It is none; then the text says how a snapshot on Modal is read and run.
+    """
+    address = parse_url(url)
+    if isinstance(address, ModalAddress):
+        raise StorageError(
+            f"The storage {address.text!r} is a snapshot that a coordinator on Modal keeps, and "
+            "not a database to open: run its study with --coordinator modal, and read it with "
+            f"hpo's own commands, such as: hpo best --storage {address.text}"
+        )
+    return address
 
 
 def _not_understood(text: str, dialect: str) -> str:
@@ -188,6 +228,19 @@ def _parse_sqlite(text: str, rest: str, driver: str) -> SqliteAddress:
     # SQLAlchemy, and with it optuna-dashboard, decodes %20 in a URL: mean the same file.
     path = Path(unquote(name)).resolve()
     return SqliteAddress(URL.create("sqlite", database=str(path)), path)
+
+
+def _parse_modal(text: str, rest: str) -> ModalAddress:
+    """Read what follows ``modal://``."""
+    volume, _, path = rest.partition("/")
+    name = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+    if not re.fullmatch(name, volume) or not re.fullmatch(rf"{name}\.db", path):
+        raise StorageError(
+            f"The storage {mask_url(text)!r} names no file of a Modal Volume: write "
+            "modal://VOLUME/FILE.db, both names of letters, digits, '.', '_' and '-', such as "
+            "modal://hpo-studies/pairs.db."
+        )
+    return ModalAddress(volume, path)
 
 
 def _parse_postgres(text: str, rest: str, driver: str) -> PostgresAddress:

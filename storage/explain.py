@@ -6,7 +6,7 @@ phrases; one that is not known is passed on in its own words rather than guessed
 
 from __future__ import annotations
 
-from storage.address import Address, PostgresAddress, SqliteAddress, shown_url
+from storage.address import Database, PostgresAddress, SqliteAddress, shown_url
 from storage.errors import StorageError
 
 _RACE_CODES = {"42P07", "42710", "23505"}  # duplicate table, duplicate object, unique violation
@@ -89,7 +89,7 @@ _POSTGRES = (
 _MISSING = "does not exist"
 
 
-def explain(address: Address, error: Exception) -> StorageError:
+def explain(address: Database, error: Exception) -> StorageError:
     """Return the :class:`StorageError` that says what ``error`` from a database means."""
     cause = driver_error(error)
     said = " ".join(str(cause).split())

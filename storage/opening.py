@@ -11,7 +11,13 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from storage.address import Address, PostgresAddress, SqliteAddress, parse_url, shown_url
+from storage.address import (
+    Database,
+    PostgresAddress,
+    SqliteAddress,
+    parse_database,
+    shown_url,
+)
 from storage.errors import StorageError
 from storage.explain import explain, is_creation_race
 from storage.sqlite import BUSY_TIMEOUT_S, WalConnection, check_file
@@ -64,7 +70,7 @@ def open_storage(url: str) -> RDBStorage:
         StorageError: The URL is wrong, the database cannot be reached or written, or what is in it
             is not of this Optuna's schema. Nothing was created then.
     """
-    address = parse_url(url)
+    address = parse_database(url)
     import optuna
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
@@ -101,7 +107,7 @@ def connect_options(address: PostgresAddress, purpose: str) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if name not in address.url.query}
 
 
-def _construct(address: Address, made: bool) -> RDBStorage:
+def _construct(address: Database, made: bool) -> RDBStorage:
     """Let Optuna open ``address``; ``made`` says that its tables are there already."""
     from optuna.storages import RDBStorage
 
@@ -128,7 +134,7 @@ def _construct(address: Address, made: bool) -> RDBStorage:
     return storage
 
 
-def _check_version(address: Address, storage: RDBStorage) -> None:
+def _check_version(address: Database, storage: RDBStorage) -> None:
     """Refuse a schema of another Optuna."""
     import optuna
 
@@ -151,7 +157,7 @@ def _check_version(address: Address, storage: RDBStorage) -> None:
     )
 
 
-def _is_made(address: Address) -> bool:
+def _is_made(address: Database) -> bool:
     """Look into the database and return whether Optuna's tables are complete.
 
     Raises:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from storage.address import PostgresAddress, SqliteAddress, parse_url
+from storage.address import PostgresAddress, SqliteAddress, parse_database
 from storage.errors import Owner, StorageError
 from storage.explain import explain
 from storage.ownership import (
@@ -42,7 +42,7 @@ def owner_of(url: str, study_name: str) -> Owner | None:
 
 def owners_of(url: str, study_names: Iterable[str]) -> dict[str, Owner]:
     """Return the owners of those of the studies that have one, by name; see :func:`owner_of`."""
-    address = parse_url(url)
+    address = parse_database(url)
     if isinstance(address, SqliteAddress):
         found = {name: _file_owner(lock_path(address.path, name)) for name in study_names}
         return {name: owner for name, owner in found.items() if owner is not None}

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from storage.address import PostgresAddress, SqliteAddress, parse_url, shown_url
+from storage.address import PostgresAddress, SqliteAddress, parse_database, shown_url
 from storage.errors import OwnedError, Owner, StorageError
 from storage.explain import explain
 from storage.sqlite import check_file
@@ -71,7 +71,7 @@ def own_study(url: str, study_name: str) -> Ownership:
         raise StorageError(
             "The name of the study is empty: give it a name, such as --study pairs-1."
         )
-    address = parse_url(url)
+    address = parse_database(url)
     if isinstance(address, SqliteAddress):
         check_file(address.path)
         return _own_file(address.path, study_name)

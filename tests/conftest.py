@@ -1,7 +1,12 @@
-"""Fixtures that several rooms use: a real PostgreSQL server, started if a test asks for one."""
+"""Fixtures that several rooms use: a real PostgreSQL server, started if a test asks for one.
+
+Whoever runs the tests may use Modal. No test does, nor does a process that one starts: a token of
+theirs would decide where trials run, and be billed for them.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from uuid import uuid4
@@ -9,6 +14,10 @@ from uuid import uuid4
 import pytest
 
 from tests.postgres import PostgresServer
+
+for name in [each for each in os.environ if each.startswith("MODAL_")]:
+    del os.environ[name]
+os.environ["MODAL_CONFIG_PATH"] = os.devnull  # read when modal is imported, so not in a fixture
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so, and the processes that tests send Ctrl-C to inherit it.

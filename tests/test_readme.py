@@ -144,7 +144,7 @@ def check_dashboard(command: str, directory: Path) -> None:
 
 def test_the_containers_of_the_readme_are_those_of_compose() -> None:
     """There is no container engine here; tests/test_compose.py runs what is in the containers."""
-    (block,) = blocks("console")
+    (block,) = (each for each in blocks("console") if "docker compose" in each)
     exported, up, study = (line.removeprefix("$ ") for line in block.splitlines())
     assert set(re.findall(r"(\w+)=", exported)) == set(SECRETS)
     assert up == "docker compose up --detach"
@@ -199,6 +199,7 @@ def test_links_lead_somewhere(name: str) -> None:
 
 OF_OTHERS = {
     *("--csv", "--detach", "--exclude-editable", "--name"),  # psql, docker, pip
+    "--recursive",  # modal volume rm
     *("--database", "--kills", "--path", "--seconds"),  # make chaos
 }
 """Options in the documents that are not hpo's."""

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -110,7 +110,7 @@ def open_dashboard(
     """Open the storage and listen; arguments and errors are those of :func:`serve`."""
     from hpo.dashboard.answers import Answers
     from hpo.dashboard.database import Database
-    from hpo.queries import refuse_missing_file
+    from hpo.queries import refuse_snapshot, url_to_open
 
     family, address = _address(host, port)
     if password is None and not is_loopback(address[0]):
@@ -118,18 +118,26 @@ def open_dashboard(
             f"--host {host}: others can reach this address, and optuna-dashboard lets everybody "
             f"read: set {PASSWORD_VARIABLE} in the environment, or serve 127.0.0.1."
         )
-    refuse_missing_file(url)
-    database = Database(url, read_only=not allow_writes)
+    if allow_writes:
+        refuse_snapshot(url)
+    opened = url_to_open(url)
+    database = Database(opened, read_only=not allow_writes)
+    stack = ExitStack()
+    stack.callback(database.close)
     try:
+        if opened != url:
+            from hpo.on_modal.snapshot import fetch_snapshot, kept_fresh
+
+            stack.enter_context(kept_fresh(lambda: fetch_snapshot(url)))
         answers = Answers(database, allow_writes=allow_writes)
         page = _page(answers, study, url)
         rules = Rules(password=password, allow_writes=allow_writes, host=host.lower())
         server = _listen(family, address, host)
     except BaseException:
-        database.close()
+        stack.close()
         raise
     server.set_app(guarded(answers, rules))
-    return Dashboard(server, f"{_base_url(host, server.server_port)}{page}", database.close)
+    return Dashboard(server, f"{_base_url(host, server.server_port)}{page}", stack.close)
 
 
 class _Server(ThreadingMixIn, WSGIServer):

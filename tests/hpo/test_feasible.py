@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 from hpo.errors import InputError, StudyStoppedError
-from hpo.summary import BEST
+from hpo.publishing import BEST
 from tests.hpo.test_stopping import Values, go, lines_of
 
 

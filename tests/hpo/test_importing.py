@@ -14,9 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import InputError
 from hpo.importing import IMPORTED, TrialImport, comparable
+from hpo.publishing import publish_best
 from hpo.record import RECORD, StudyRecord
 from hpo.requirements import parse_requirements
-from hpo.summary import publish_best
 from objectives import FineTune
 from storage import open_storage
 
@@ -425,7 +425,8 @@ def test_the_model_of_the_best_trial_is_found_where_it_lies(
     plan(sqlite).write(new, sqlite)
     best = publish_best(new, tmp_path / "new")
     assert best is not None
-    assert (best / "weights").read_text() == "of trial 0" == weights.read_text()
+    assert best.path is not None
+    assert (best.path / "weights").read_text() == "of trial 0" == weights.read_text()
 
 
 def test_nothing_finished_is_said(sqlite: RDBStorage) -> None:

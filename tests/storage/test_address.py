@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage import StorageError, mask_url, open_storage, own_study
+from storage import StorageError, mask_url, open_storage, own_study, owners_of
+from storage.address import ModalAddress, parse_url, shown_url
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,14 @@ from storage import StorageError, mask_url, open_storage, own_study
         ("mongodb://u:secret@h/db", "MongoDB"),
         ("redis://:secret@h", "Redis"),
         ("journal:///x.log", "journal"),
-        ("modal://x", "Modal"),
+        ("modal://hpo-studies/pairs.db", "run its study with --coordinator modal"),
+        ("modal://hpo-studies/pairs.db", "hpo best --storage modal://hpo-studies/pairs.db"),
+        ("modal://x", "modal://VOLUME/FILE.db"),
+        ("modal://x/", "modal://VOLUME/FILE.db"),
+        ("modal:///x.db", "modal://VOLUME/FILE.db"),
+        ("modal://x/y", "modal://VOLUME/FILE.db"),
+        ("modal://x/../y.db", "modal://VOLUME/FILE.db"),
+        ("modal://u:secret@x/y.db", "modal://VOLUME/FILE.db"),
         ("oracle://u:secret@h/db", "'oracle' is not a kind"),
         ("postgresql:/u:secret@h/db", "lacks '://'"),
         ("u:secret@h/db", "is not a URL"),
@@ -47,7 +55,11 @@ from storage import StorageError, mask_url, open_storage, own_study
     ],
 )
 def test_wrong_urls_are_refused(url: str, said: str) -> None:
-    for action in (lambda: open_storage(url), lambda: own_study(url, "s")):
+    for action in (
+        lambda: open_storage(url),
+        lambda: own_study(url, "s"),
+        lambda: owners_of(url, ["s"]),
+    ):
         with pytest.raises(StorageError) as caught:
             action()
         assert said in str(caught.value)
@@ -69,10 +81,17 @@ def test_a_url_must_be_text() -> None:
         ("postgresql://[::1]:5432/db", "postgresql://[::1]:5432/db"),
         ("postgresql:///db?user=u&password=pw&x=1", "postgresql:///db?user=u&password=***&x=1"),
         ("sqlite:///a@b.db", "sqlite:///a@b.db"),
+        ("modal://hpo-studies/pairs.db", "modal://hpo-studies/pairs.db"),
     ],
 )
 def test_masking(url: str, masked: str) -> None:
     assert mask_url(url) == masked
+
+
+def test_a_snapshot_on_modal_has_an_address() -> None:
+    address = parse_url(" modal://hpo-studies/pairs-1.db ")
+    assert address == ModalAddress("hpo-studies", "pairs-1.db")
+    assert shown_url(address) == "modal://hpo-studies/pairs-1.db"
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=4, max_size=20))

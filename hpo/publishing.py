@@ -1,0 +1,150 @@
+"""The best model in its place: ``best`` in the study's directory, wherever it was trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna import Study
+from optuna.trial import FrozenTrial
+
+from hpo.errors import InputError
+from hpo.retention import MODEL
+from hpo.summary import best_trial
+
+BEST = "best"
+"""Name of the best model's directory in the study's directory."""
+
+ON_MODAL = "modal://"
+"""Begins the name of a model that lies on a Modal Volume."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where the best model is.
+
+    Attributes:
+        model: Where it was trained to: a directory of this machine, or ``modal://VOLUME/PATH``.
+        path: Its own place on this machine; ``None`` if it could not be put there.
+        problem: Why not.
+    """
+
+    model: str
+    path: Path | None
+    problem: str = ""
+
+    def lines(self, study: str, storage: str) -> list[str]:
+        """Say where the model is and how to load it, or how to fetch it.
+
+        Args:
+            study: The study's name.
+            storage: What to add to a command so that it finds the study: `` --storage URL``.
+        """
+        if self.path is None:
+            where = "on Modal" if self.model.startswith(ON_MODAL) else f"at {_short(self.model)}"
+            return [
+                f"model stays {where} ({self.problem})",
+                f"      hpo pull --study {study}{storage} fetches it",
+            ]
+        shown = _short(self.path)
+        return [
+            f"model {shown}",
+            "      from sentence_transformers import SentenceTransformer",
+            f'      model = SentenceTransformer("{shown}")',
+        ]
+
+
+def publish_best(study: Study, directory: Path) -> Published | None:
+    """Copy the best trial's model to ``directory``/best, from this machine or from Modal.
+
+    Returns:
+        Where it is, or why it could not be fetched; ``None`` if the best trial left no model here.
+    """
+    trial = best_trial(study)
+    model = model_of(trial) if trial is not None else None
+    if model is None or not (model.startswith(ON_MODAL) or Path(model).is_dir()):
+        return None
+    try:
+        return Published(model, publish(model, directory))
+    except InputError as error:
+        return Published(model, None, str(error))
+
+
+def model_of(trial: FrozenTrial) -> str | None:
+    """Return where a trial's model is, as the trial recorded it."""
+    model = trial.user_attrs.get(MODEL)
+    return model if isinstance(model, str) else None
+
+
+def publish(model: str, directory: Path, say: Callable[[str], None] = lambda line: None) -> Path:
+    """Put a model into ``directory``/best; the old one stays until the new one is whole.
+
+    What was fetched from Modal is not fetched again while it is there.
+
+    Args:
+        model: A directory of this machine, or ``modal://VOLUME/PATH``.
+        directory: The study's directory.
+        say: Takes a line on what is done.
+
+    Raises:
+        InputError: The model cannot be fetched, or the directory cannot be written.
+    """
+    best, incoming, outgoing = (directory / (BEST + suffix) for suffix in ("", ".new", ".old"))
+    note = directory / f"{BEST}.json"
+    if _is_there(best, note, model):
+        say("fetched already")
+        return best
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(incoming, ignore_errors=True)
+        shutil.rmtree(outgoing, ignore_errors=True)
+        if model.startswith(ON_MODAL):
+            sizes = _fetch(model, incoming, say)
+        else:
+            shutil.copytree(model, incoming)
+            sizes = None
+        note.unlink(missing_ok=True)
+        if best.exists():
+            best.rename(outgoing)
+        incoming.rename(best)
+        shutil.rmtree(outgoing, ignore_errors=True)
+        if sizes is not None:
+            note.write_text(json.dumps({"model": model, "files": sizes}))
+    except OSError as error:
+        raise InputError(
+            f"cannot write the model to {best} ({error.strerror or error}); make room, or name "
+            "another directory with --out."
+        ) from error
+    return best
+
+
+def _fetch(model: str, target: Path, say: Callable[[str], None]) -> dict[str, int]:
+    """Fetch a model from a Volume; return the sizes of its files."""
+    from hpo.on_modal.volumes import VolumeFiles
+
+    volume, _, path = model.removeprefix(ON_MODAL).partition("/")
+    files = VolumeFiles(volume)
+    found = files.download(path, target)
+    sizes = {name: facts.size for name, facts in found.items()}
+    say(f"{sum(sizes.values()) / 1e6:,.1f} MB fetched from Modal")
+    return sizes
+
+
+def _is_there(best: Path, note: Path, model: str) -> bool:
+    """Whether ``best`` holds what was fetched from ``model``, all of it."""
+    try:
+        kept = json.loads(note.read_text())
+        return bool(kept["model"] == model) and all(
+            (best / name).stat().st_size == size for name, size in kept["files"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _short(path: str | Path) -> str:
+    """Return ``path`` from the current directory if it lies in it."""
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)
