@@ -19,6 +19,11 @@ EXIT_INTERRUPTED = 130
 """Ctrl-C or SIGTERM; the same command goes on."""
 
 
+def say(line: str) -> None:
+    """Print a line that people should see at once, also in a pipe."""
+    print(line, flush=True)
+
+
 @contextmanager
 def errors() -> Iterator[None]:
     """Turn errors that people can mend into one message and an exit code."""
@@ -36,3 +41,18 @@ def errors() -> Iterator[None]:
     except KeyboardInterrupt:  # before a study runs; while it does, Ctrl-C has a meaning of its own
         print("hpo: interrupted", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Turn a failure of the database into one message, for commands that do not ride it out."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from hpo.errors import InputError
+    from storage import reason
+
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise InputError(f"the database failed: {reason(error)}") from error

@@ -1,22 +1,23 @@
 """Scoring an encoder on labelled pairs, the same way for every trial.
 
-Each text is encoded once, however many pairs it is in; similarity is the cosine, in float64.
+Each text is encoded once, however many pairs it is in; similarity is the cosine, in float64. Only
+encoding needs torch: vectors that come from elsewhere are scored without it.
 """
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
 
-from objectives.encoders import has_bf16
 from objectives.metrics import roc_auc, summarise
 from objectives.pairs import Pairs
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 Matrix = NDArray[np.float32]
 
@@ -65,6 +66,10 @@ def encode(model: SentenceTransformer, texts: tuple[str, ...], precise: bool) ->
     Raises:
         FloatingPointError: An embedding is not finite.
     """
+    import torch
+
+    from objectives.encoders import has_bf16
+
     device = model.device.type
     context: Any = contextlib.nullcontext()
     if not precise and has_bf16(device):
