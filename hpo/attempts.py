@@ -105,6 +105,19 @@ def trial_seed(study_seed: int, number: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def travelling(
+    params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
+) -> dict[str, Param]:
+    """Return parameters as they travel with a task."""
+    return {
+        name: Param(
+            distribution=distribution_to_json(distribution),
+            value=distribution.to_internal_repr(params[name]),
+        )
+        for name, distribution in distributions.items()
+    }
+
+
 class Attempted(ABC):
     """What attempts are made at, with those attempts; writes through to the storage.
 
@@ -208,14 +221,7 @@ class LiveTrial(Attempted):
 
     def params(self) -> dict[str, Param]:
         """Return the parameters sampled so far as they travel with a task."""
-        values = self.trial.params
-        return {
-            name: Param(
-                distribution=distribution_to_json(distribution),
-                value=distribution.to_internal_repr(values[name]),
-            )
-            for name, distribution in self.trial.distributions.items()
-        }
+        return travelling(self.trial.params, self.trial.distributions)
 
     def suggest(self, event: Suggest) -> Suggested:
         """Let the study's sampler answer a worker's suggestion."""

@@ -13,14 +13,11 @@ from optuna import Study
 from optuna.trial import FrozenTrial
 
 from hpo.errors import InputError
-from hpo.retention import MODEL
+from hpo.retention import ELSEWHERE, MODEL
 from hpo.summary import best_trial
 
 BEST = "best"
 """Name of the best model's directory in the study's directory."""
-
-ON_MODAL = "modal://"
-"""Begins the name of a model that lies on a Modal Volume."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Published:
             storage: What to add to a command so that it finds the study: `` --storage URL``.
         """
         if self.path is None:
-            where = "on Modal" if self.model.startswith(ON_MODAL) else f"at {_short(self.model)}"
+            where = "on Modal" if self.model.startswith(ELSEWHERE) else f"at {_short(self.model)}"
             return [
                 f"model stays {where} ({self.problem})",
                 f"      hpo pull --study {study}{storage} fetches it",
@@ -66,7 +63,7 @@ def publish_best(study: Study, directory: Path) -> Published | None:
     """
     trial = best_trial(study)
     model = model_of(trial) if trial is not None else None
-    if model is None or not (model.startswith(ON_MODAL) or Path(model).is_dir()):
+    if model is None or not (model.startswith(ELSEWHERE) or Path(model).is_dir()):
         return None
     try:
         return Published(model, publish(model, directory))
@@ -102,11 +99,7 @@ def publish(model: str, directory: Path, say: Callable[[str], None] = lambda lin
         directory.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(incoming, ignore_errors=True)
         shutil.rmtree(outgoing, ignore_errors=True)
-        if model.startswith(ON_MODAL):
-            sizes = _fetch(model, incoming, say)
-        else:
-            shutil.copytree(model, incoming)
-            sizes = None
+        sizes = bring(model, incoming, say)
         note.unlink(missing_ok=True)
         if best.exists():
             best.rename(outgoing)
@@ -122,11 +115,25 @@ def publish(model: str, directory: Path, say: Callable[[str], None] = lambda lin
     return best
 
 
-def _fetch(model: str, target: Path, say: Callable[[str], None]) -> dict[str, int]:
-    """Fetch a model from a Volume; return the sizes of its files."""
+def bring(model: str, target: Path, say: Callable[[str], None]) -> dict[str, int] | None:
+    """Copy or fetch a model to ``target``; return the sizes of its files if it was on a Volume.
+
+    Args:
+        model: A directory of this machine, or ``modal://VOLUME/PATH``.
+        target: Where to; it is not there yet.
+        say: Takes a line on what was fetched.
+
+    Raises:
+        InputError: The model cannot be fetched.
+        OSError: It cannot be copied.
+    """
+    if not model.startswith(ELSEWHERE):
+        # Not with its modes: weights are written for their owner alone.
+        shutil.copytree(model, target, copy_function=shutil.copyfile)
+        return None
     from hpo.on_modal.volumes import VolumeFiles
 
-    volume, _, path = model.removeprefix(ON_MODAL).partition("/")
+    volume, _, path = model.removeprefix(ELSEWHERE).partition("/")
     files = VolumeFiles(volume)
     found = files.download(path, target)
     sizes = {name: facts.size for name, facts in found.items()}

@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hpo import current_attempt
 from objectives import space as spaces
+from objectives.fixing import fix_point
 from objectives.models import ModelName, hub_id, inspect_model, local_path, parse_model
+from objectives.origin import origin_of
 from objectives.pairs import Pairs
 from objectives.prepared import prepare_data
 from objectives.space import Configuration, Space
@@ -191,6 +193,33 @@ class FineTune:
         """Return the parameters of a trial, drawn or as it has them already."""
         resolved = self._resolved()
         return spaces.draw(trial, self._fitted(), list(resolved.dimensions), resolved.dimensions)
+
+    def fixed(self, params: Mapping[str, Any]) -> FineTune:
+        """Return this objective with a space of one point: what one training run does.
+
+        Args:
+            params: All parameters of a trial, by name.
+
+        Raises:
+            SpaceError: One is missing, unknown or without effect, or cannot have its value.
+            ModelError: There is no such base model.
+        """
+
+        def dimension_of(name: str) -> int:
+            return inspect_model(parse_model(name)).dimension
+
+        base_model, values = fix_point(params, dimension_of)
+        changes: dict[str, Any] = {"models": [base_model], "space": values}
+        if self.resolved is not None:
+            dimensions = {str(parse_model(base_model)): dimension_of(base_model)}
+            changes["resolved"] = Resolved(
+                train_pairs=self.resolved.train_pairs, dimensions=dimensions
+            )
+        return type(self)(**{**self.options(), **changes})
+
+    def origin(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is known of a trial's base model; see ``objectives.origin.origin_of``."""
+        return origin_of(parse_model(str(params["base_model"])))
 
     def __call__(self, trial: Any) -> float:
         """Run a trial in a worker; see ``objectives.trials.run_trial``."""

@@ -311,10 +311,17 @@ def _is_number(value: Any) -> bool:
 def _accepted(parameter: Parameter) -> str:
     if parameter.kind == "name":
         return f"it is one or several of {', '.join(parameter.names)}"
+    return f"it takes {takes(parameter)}: a range (low..high), a list of choices, or one value"
+
+
+def takes(parameter: Parameter) -> str:
+    """Say which values a parameter can have at all."""
+    if parameter.kind == "name":
+        return f"one of {', '.join(parameter.names)}"
     what = "whole numbers" if parameter.kind == "int" else "numbers"
     lower = f"above {parameter.low:g}" if parameter.above else f"from {parameter.low:g}"
     upper = "up" if parameter.high == math.inf else f"to {parameter.high:g}"
-    return f"it takes {what} {lower} {upper}: a range (low..high), a list of choices, or one value"
+    return f"{what} {lower} {upper}"
 
 
 def fit_to_data(space: Space, train_pairs: int) -> Space:
