@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hpo import cli_study
-from hpo.cli_common import EXIT_INTERRUPTED, errors
+from hpo import baseline_command, cli_model, cli_study
+from hpo.cli_common import EXIT_INTERRUPTED, errors, say
 
 app = typer.Typer(
     name="hpo",
@@ -218,9 +218,9 @@ def run(
             if settings.coordinator == "modal":
                 from hpo.on_modal.client import run_there
 
-                code = run_there(chosen, spec, settings, _say)
+                code = run_there(chosen, spec, settings, say)
                 raise SystemExit(code)
-            outcome = run_study(chosen, spec, settings, [make_progress()], _say, why=why)
+            outcome = run_study(chosen, spec, settings, [make_progress()], say, why=why)
         finally:
             # It is over: a late signal must not change the exit code while Python shuts down.
             for each in (signal.SIGINT, signal.SIGTERM):
@@ -253,16 +253,15 @@ def _end_at_once(number: int, frame: object) -> None:
     os._exit(EXIT_INTERRUPTED)
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 app.command()(cli_study.best)
 app.command()(cli_study.trials)
 app.command()(cli_study.studies)
 app.command()(cli_study.enqueue)
+app.command()(baseline_command.baseline)
 app.command()(cli_study.log)
 app.command()(cli_study.pull)
+app.command()(cli_model.export)
+app.command()(cli_model.train)
 app.command()(cli_study.dashboard)
 
 

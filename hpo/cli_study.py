@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from hpo.cli_common import errors
+from hpo.cli_common import database_errors, errors, say
 
 Storage = Annotated[
     str | None,
@@ -33,21 +33,8 @@ def _questions() -> Iterator[None]:
     """Turn errors into messages, and end in silence when whoever reads has read enough."""
     # As any program in a pipe does: hpo trials | head. Python would print a traceback.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    with errors():
-        from optuna.exceptions import StorageInternalError
-        from sqlalchemy.exc import SQLAlchemyError
-
-        from hpo.errors import InputError
-        from storage import reason
-
-        try:
-            yield
-        except (StorageInternalError, SQLAlchemyError) as error:
-            raise InputError(f"the database failed: {reason(error)}") from error
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+    with errors(), database_errors():
+        yield
 
 
 def studies(storage: Storage = None, as_json: AsJson = False) -> None:
@@ -198,7 +185,7 @@ def pull(
         from hpo.pull import pull_best
         from hpo.queries import find_study
 
-        pull_best(find_study(study, storage), out, _say)
+        pull_best(find_study(study, storage), out, say)
 
 
 def dashboard(
@@ -233,5 +220,5 @@ def dashboard(
             port=port,
             allow_writes=allow_writes,
             password=os.environ.get(PASSWORD_VARIABLE) or None,
-            say=_say,
+            say=say,
         )

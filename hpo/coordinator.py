@@ -137,7 +137,7 @@ class Coordinator:
         )
         self._running = Roster(executor, self.status)
         self._announcer = Announcer(observers, self.status)
-        self._teller = Teller(study, plan, self.status, self._announcer, imports)
+        self._teller = Teller(study, plan, self.status, self._announcer, imports, executor.discard)
         self._baselines = Baselines(study, objective, self._label, self.status)
         self._ledger = Ledger(study, self.status, plan.max_cost, executor.worst_case)
 

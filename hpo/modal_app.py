@@ -7,6 +7,7 @@ started in; the run then finds it there.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,13 @@ from hpo.on_modal.messages import (
     RUNS_VOLUME,
     STUDIES,
 )
-from hpo.on_modal.pricing import GRACE_SECONDS, IDLE_SECONDS, STARTUP_SECONDS
+from hpo.on_modal.pricing import (
+    COORDINATOR_CPU,
+    COORDINATOR_MEMORY,
+    GRACE_SECONDS,
+    IDLE_SECONDS,
+    STARTUP_SECONDS,
+)
 from hpo.on_modal.shipping import is_junk
 from hpo.opening import name_of, objective_of
 from hpo.settings import load
@@ -54,8 +61,13 @@ def make_app(wanted: Deployment, private: Mapping[str, str] | None = None) -> mo
         "env": {FINGERPRINT: wanted.fingerprint()},
         "region": list(wanted.region) or None,
     }
+    # Libraries count the cores of the host, and not those that this container may use.
+    threads = str(math.ceil(wanted.cpu))
     app.function(
-        **common,
+        **{
+            **common,
+            "env": {**common["env"], "OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads},
+        },
         gpu=list(wanted.gpu),
         # The same as request and as limit: what is used beyond a request is billed.
         cpu=(wanted.cpu, wanted.cpu),
@@ -69,8 +81,8 @@ def make_app(wanted: Deployment, private: Mapping[str, str] | None = None) -> mo
     # One container: what one call wrote is there for the next.
     housekeeping: dict[str, Any] = {
         **common,
-        "cpu": 1.0,
-        "memory": 4096,
+        "cpu": (1.0, 1.0),
+        "memory": (4096, 4096),
         "timeout": CPU_SECONDS,
         "scaledown_window": IDLE_SECONDS,
         "max_containers": 1,
@@ -80,8 +92,8 @@ def make_app(wanted: Deployment, private: Mapping[str, str] | None = None) -> mo
     alone = [modal.Secret.from_dict(dict(private))] if private else []
     app.function(
         **{**common, "secrets": secrets + alone},
-        cpu=1.0,
-        memory=2048,
+        cpu=(COORDINATOR_CPU, COORDINATOR_CPU),
+        memory=(COORDINATOR_MEMORY, COORDINATOR_MEMORY),
         volumes={str(CACHE): cached, str(STUDIES): studies},
         timeout=COORDINATOR_SECONDS,
         scaledown_window=IDLE_SECONDS,

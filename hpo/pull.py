@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpo.errors import InputError
-from hpo.publishing import ON_MODAL, Published, model_of, publish
+from hpo.publishing import Published, model_of, publish
 from hpo.queries import Found, best_trials, is_snapshot, recorded_directory
-from hpo.retention import MODEL
+from hpo.retention import ELSEWHERE, MODEL
 from hpo.summary import describe
 
 
@@ -38,7 +38,7 @@ def pull_best(found: Found, out: Path | None, say: Callable[[str], None]) -> Non
             f"set no user attribute {MODEL!r}."
         )
     say(f"best  {describe(trial)}")
-    if not model.startswith(ON_MODAL) and not Path(model).is_dir():
+    if not model.startswith(ELSEWHERE) and not Path(model).is_dir():
         raise InputError(
             f"the model of trial {trial.number} was written to {model}, which is not on this "
             "machine (any more): pull it where the study was run."

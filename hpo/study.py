@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -159,6 +160,7 @@ def optimize(
     given = {
         name: value for name, value in locals().items() if name not in ("objective", "progress")
     }
+    _refuse_nested_run(container=True)
     settings, why = choose_executor(check(given))
     if settings.executor == "modal" and settings.max_cost is None:
         raise InputError("max_cost must be given for trials on Modal, in dollars")
@@ -169,6 +171,11 @@ def optimize(
     else:
         spec = spec_of(objective)
     return run_study(objective, spec, settings, _observers(progress), why=why).study
+
+
+def is_container() -> bool:
+    """Whether this process runs in a container on Modal."""
+    return os.environ.get("MODAL_IS_REMOTE") == "1"
 
 
 def _observers(progress: bool) -> list[Observer]:
@@ -342,13 +349,16 @@ def _database_failures(settings: Settings) -> Iterator[None]:
         ) from error
 
 
-def _refuse_nested_run() -> None:
+def _refuse_nested_run(container: bool = False) -> None:
     """Refuse a run that a worker started by importing the script which starts the run.
+
+    Args:
+        container: Whether a container on Modal is a worker; a coordinator may live in one.
 
     Raises:
         InputError: This process is a worker.
     """
-    if multiprocessing.parent_process() is not None:
+    if multiprocessing.parent_process() is not None or (container and is_container()):
         raise InputError(
             "hpo.optimize was called while a worker imported your script; put the call under "
             '`if __name__ == "__main__":`.'

@@ -6,7 +6,7 @@ first it is written, then counted and announced.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from optuna import Study
@@ -36,6 +36,7 @@ class Teller:
         status: Takes the counts.
         announcer: Takes the news.
         imports: Old trials that join once a new one has shown where they fit.
+        discard: Removes what a trial left on another machine.
 
     Attributes:
         enough: Why no further trials need to start; empty while they do.
@@ -49,6 +50,7 @@ class Teller:
         status: Status,
         announcer: Announcer,
         imports: TrialImport | None = None,
+        discard: Callable[[int], None] = lambda number: None,
     ) -> None:
         self._study = study
         self._plan = plan
@@ -56,7 +58,7 @@ class Teller:
         self._announcer = announcer
         self._imports = imports
         self._tally = Tally(status, plan, single=len(study.directions) == 1)
-        self._retention = Retention(study, plan.trials_directory, plan.keep)
+        self._retention = Retention(study, plan.trials_directory, plan.keep, discard)
         self._errors_in_a_row = 0
         self.enough = ""
         self.fatal = ""

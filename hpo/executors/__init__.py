@@ -55,5 +55,8 @@ class Executor(Protocol):
     def other_costs(self) -> float:
         """Return dollars spent outside attempts since the last call."""
 
+    def discard(self, number: int) -> None:
+        """Remove what a trial left on another machine; it is not wanted any more."""
+
     def close(self) -> None:
         """End everything that still runs and give up all resources."""

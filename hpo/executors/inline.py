@@ -74,6 +74,9 @@ class InlineExecutor:
         """Return 0: this machine is paid anyway."""
         return 0.0
 
+    def discard(self, number: int) -> None:
+        """Do nothing: what trials leave is on this machine, where the coordinator removes it."""
+
     def close(self) -> None:
         """Ask what still runs to end."""
         for attempt in list(self._running):

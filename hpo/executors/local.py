@@ -324,6 +324,9 @@ class LocalExecutor:
         """Return 0: this machine is paid anyway."""
         return 0.0
 
+    def discard(self, number: int) -> None:
+        """Do nothing: what trials leave is on this machine, where the coordinator removes it."""
+
     def close(self) -> None:
         """End all workers: an idle one by itself, one that runs an attempt at once."""
         revive_fork_server()

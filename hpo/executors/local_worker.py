@@ -73,7 +73,7 @@ def worker_main(
                 run_attempt(task, channel, "cpu" if gpu is None else "cuda")
             if Path(task.log).stat().st_size == 0:
                 Path(task.log).unlink()
-            _release_memory()
+            release_memory()
 
 
 def _share_machine(threads: int, gpu: str | None) -> None:
@@ -86,7 +86,7 @@ def _share_machine(threads: int, gpu: str | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _release_memory() -> None:
+def release_memory() -> None:
     """Give back what the last attempt held, before the next one asks for as much."""
     gc.collect()
     torch = sys.modules.get("torch")

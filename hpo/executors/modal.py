@@ -36,10 +36,9 @@ from hpo.protocol import (
     Suggest,
     Suggested,
     Task,
-    Usage,
 )
 
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 3.0
 """How often each call is asked whether it has ended; at once if it has announced its end."""
 
 LOOKS_A_SECOND = 20.0
@@ -56,6 +55,12 @@ GONE_SECONDS = 40.0
 
 DOUBT_SECONDS = 60.0
 """The longest time to find out whether a call was spawned when Modal's answer did not come."""
+
+UPKEEP_SECONDS = 60.0
+"""What the coordinator's own machine costs is charged for so long at once."""
+
+DISCARDS = 100
+"""How many directories one container removes at most: they travel with its call."""
 
 ATTACH_TRIES = 5
 """How often Modal is asked about a call that an earlier coordinator left, a second apart."""
@@ -74,6 +79,7 @@ class ModalExecutor:
         description: What it is, for people.
         deployment: The fingerprint of what is deployed; empty if any will do.
         spent: Dollars that setting up has cost.
+        upkeep: Dollars a second that the coordinator's own machine costs.
         before_spawn: Called when an attempt is written down and about to be spawned.
     """
 
@@ -88,6 +94,7 @@ class ModalExecutor:
         description: str,
         deployment: str = "",
         spent: float = 0.0,
+        upkeep: float = 0.0,
         before_spawn: Callable[[], None] = lambda: None,
     ) -> None:
         self.worst_case = worst_case
@@ -99,6 +106,8 @@ class ModalExecutor:
         self._prices = prices
         self._deployment = deployment
         self._other = spent
+        self._upkeep = upkeep
+        self._paid_until = time.monotonic()
         self._before_spawn = before_spawn
         self._claims = modal.Dict.from_name(place.key, create_if_missing=True)
         self._calls: dict[str, Call] = {}
@@ -106,6 +115,8 @@ class ModalExecutor:
         self._found: queue.SimpleQueue[AnyEvent | ExecutorError] = queue.SimpleQueue()
         self._announced: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._failed_spawns = 0
+        self._discarded: list[str] = []
+        """Directories on the Volume that the next container is to remove."""
         self._closed = threading.Event()
         self._post = Post(place.key, self._take, self._guarded)
         self._looking = threading.Thread(target=self._guarded, args=(self._look,), daemon=True)
@@ -134,6 +145,7 @@ class ModalExecutor:
             key=self._place.key,
             timeout=self._timeout,
             deployment=self._deployment,
+            discard=tuple(self._discarded[:DISCARDS]),
         )
         try:
             call = self._function.spawn(job.model_dump_json())
@@ -147,6 +159,8 @@ class ModalExecutor:
         except modal.exception.Error as error:
             raise ExecutorError(f"Modal does not run the trial: {text_of(error)}") from error
         self._failed_spawns = 0
+        with self._lock:
+            del self._discarded[: len(job.discard)]
         added = self._add(Call(task, call))
         return {"call": call.object_id, "spawned": added.spawned}
 
@@ -253,7 +267,16 @@ class ModalExecutor:
         """Return what was spent outside attempts: on filling the cache, on calls nobody wanted."""
         with self._lock:
             spent, self._other = self._other, 0.0
+        now = time.monotonic()
+        if now >= self._paid_until:  # ahead, a minute at a time: each is a write
+            spent += self._upkeep * UPKEEP_SECONDS
+            self._paid_until = now + UPKEEP_SECONDS
         return spent
+
+    def discard(self, number: int) -> None:
+        """Have the next trial's container remove what this one left."""
+        with self._lock:
+            self._discarded.append(f"{self._place.trials}/{number}")
 
     def close(self) -> None:
         """Cancel what was told to stop; what else runs goes on, for the next coordinator."""
@@ -372,13 +395,12 @@ class ModalExecutor:
             cause, message = call.why
             event = event.model_copy(update={"cause": cause, "message": message})
         if isinstance(event, Done | Failed) and event.usage is not None:
-            dollars = self._prices.dollars(event.usage.seconds, event.usage.gpu)
-            usage = event.usage.model_copy(update={"dollars": dollars})
+            usage = self._prices.usage(event.usage.seconds, event.usage.gpu)
             self._found.put(event.model_copy(update={"usage": usage}))
             self._forget(call)
             return
         with self._lock:
-            self._other += self._prices.dollars(outcome.seconds, None)
+            self._other += self._prices.usage(outcome.seconds).dollars
         if outcome.claimed_by:
             call.call = modal.FunctionCall.from_id(outcome.claimed_by)
             return
@@ -417,10 +439,14 @@ class ModalExecutor:
         text = self._claims.get(call.task.attempt)
         starts = parse(Claim, text).starts if text is not None else ()
         seconds = seconds_at_most(starts, call.spawned, time.time(), self._timeout)
-        usage = Usage(seconds=seconds, dollars=self._prices.dollars(seconds, None))
-        attempt = call.task.attempt
         self._found.put(
-            Failed(attempt=attempt, sequence=LAST, cause=cause, message=message, usage=usage)
+            Failed(
+                attempt=call.task.attempt,
+                sequence=LAST,
+                cause=cause,
+                message=message,
+                usage=self._prices.usage(seconds),
+            )
         )
         self._forget(call)
 

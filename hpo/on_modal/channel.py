@@ -12,7 +12,7 @@ from typing import Any
 import modal
 
 from hpo.on_modal.calls import UNREACHABLE, text_of
-from hpo.on_modal.messages import EVENTS, RUNS, RUNS_VOLUME, Job, Said
+from hpo.on_modal.messages import EVENTS, RUNS, RUNS_VOLUME, Job, Memory, Said
 from hpo.on_modal.post import note
 from hpo.protocol import (
     AnyEvent,
@@ -20,6 +20,7 @@ from hpo.protocol import (
     Done,
     Failed,
     ProtocolError,
+    Report,
     SetAttr,
     Suggest,
     Suggested,
@@ -27,7 +28,7 @@ from hpo.protocol import (
 )
 from hpo.retention import MODEL
 
-RESEND_SECONDS = 2.0
+RESEND_SECONDS = 1.0
 """After so long without an answer, a parameter is asked for again."""
 
 RESEND_GROWTH = 1.25
@@ -46,13 +47,16 @@ class QueueChannel:
     Args:
         job: The attempt.
         first: The first sequence number.
+        before: What the trial had said up to the checkpoint that it goes on from.
 
     Attributes:
         final: The last event of the attempt. It is not sent: the call returns it.
     """
 
-    def __init__(self, job: Job, first: int) -> None:
+    def __init__(self, job: Job, first: int, before: Memory) -> None:
         self.final: Done | Failed | None = None
+        self._curve = dict(before.curve)
+        self._user_attrs = dict(before.user_attrs)
         self._job = job
         self._sequence = first
         self._queue = modal.Queue.from_name(job.key, create_if_missing=True)
@@ -68,8 +72,12 @@ class QueueChannel:
         if isinstance(event, SetAttr):
             known = self._findable({event.key: event.value})
             event = event.model_copy(update={"value": known[event.key]})
+            self._user_attrs |= known
+        if isinstance(event, Report):
+            self._curve.setdefault(event.step, event.value)
         if isinstance(event, Done):
-            event = event.model_copy(update={"user_attrs": self._findable(event.user_attrs)})
+            said = {"curve": tuple(self._curve.items()), "user_attrs": self._user_attrs}
+            event = event.model_copy(update=said)
         if isinstance(event, Done | Failed):
             self.final = event
             self._outbox.put(Said(ended=event.attempt))
@@ -77,6 +85,10 @@ class QueueChannel:
         if isinstance(event, Suggest):
             self._unanswered = event
         self._outbox.put(Said(event=event))
+
+    def memory(self) -> Memory:
+        """Return what the trial has said so far."""
+        return Memory(curve=tuple(self._curve.items()), user_attrs=self._user_attrs)
 
     def receive(self, timeout: float | None) -> AnyReply | None:
         """Return the next reply, or ``None`` after ``timeout`` seconds."""

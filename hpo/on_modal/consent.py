@@ -6,8 +6,8 @@ What was agreed to becomes the limit of the run: it is never exceeded.
 from __future__ import annotations
 
 import math
-import sys
 
+from hpo.asking import agrees, can_ask
 from hpo.budget import dollars
 from hpo.errors import InputError
 from hpo.objective import Objective
@@ -36,15 +36,14 @@ def agree(settings: Settings, objective: Objective, yes: bool) -> Settings:
         return settings
     lines, worst = worst_case(settings, objective)
     if not yes:
-        if not sys.stdin.isatty():
+        if not can_ask():
             raise InputError(
                 f"trials on Modal cost money ({lines[0]}), and nobody can be asked: give a limit "
                 f"with --max-cost DOLLARS, or agree to the worst case with --yes."
             )
         for line in lines:
             print(line)
-        answer = input(f"Go on, with {dollars(worst)} as the limit (--max-cost)? [y/N] ")
-        if answer.strip().lower() not in ("y", "yes"):
+        if not agrees(f"Go on, with {dollars(worst)} as the limit (--max-cost)?"):
             raise InputError("not started; --max-cost DOLLARS sets a lower limit.")
     return settings.model_copy(update={"max_cost": worst})
 

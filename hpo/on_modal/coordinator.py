@@ -67,7 +67,11 @@ def _run(order: Order, keeper: Keeper, news: News, text: str) -> Result:
             news.say,
             Host(
                 lambda *_: make_modal_executor(
-                    order.deployment, Ready(order.place, order.spent), order.rates, keeper.save
+                    order.deployment,
+                    Ready(order.place, order.spent),
+                    order.rates,
+                    keeper.save,
+                    there=True,
                 ),
                 attend=_handing_over,
                 keeps_model=False,

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 
 import modal
 
+from hpo.errors import InputError
 from hpo.on_modal.messages import STUDIES_VOLUME
+from hpo.on_modal.pricing import GRACE_SECONDS
 from hpo.on_modal.shipping import (
     Source,
     content_hash,
@@ -20,11 +22,15 @@ from hpo.on_modal.shipping import (
 )
 from hpo.protocol import ObjectiveSpec
 from hpo.settings import Settings
+from hpo.text import duration
 from storage.address import ModalAddress, parse_url
 
 TRIAL_SECONDS = 1800.0
 """What an attempt may run on Modal unless ``--trial-timeout`` says otherwise: without a limit there
 is no worst case."""
+
+MOST_SECONDS = 24 * 3600.0 - GRACE_SECONDS
+"""The longest an attempt may run: Modal ends every call after a day."""
 
 NAME_CHARACTERS = 64
 """How long a name on Modal may be."""
@@ -73,11 +79,17 @@ class Deployment:
         Raises:
             InputError: A setting that cannot be.
         """
+        timeout = settings.trial_timeout or TRIAL_SECONDS
+        if timeout > MOST_SECONDS:
+            raise InputError(
+                f"{settings.source_of('trial_timeout')} {duration(timeout)}: a trial on Modal may "
+                f"run {duration(MOST_SECONDS)} at most."
+            )
         return cls(
             name=app_name(study),
             gpu=settings.gpu,
             region=settings.region,
-            timeout=settings.trial_timeout or TRIAL_SECONDS,
+            timeout=timeout,
             cpu=settings.cpu,
             memory=settings.memory,
             containers=settings.workers or min(CONTAINERS, settings.trials),

@@ -11,7 +11,15 @@ import modal
 from hpo.executors.modal import ModalExecutor, Place
 from hpo.on_modal.deployment import Deployment
 from hpo.on_modal.messages import FINGERPRINT
-from hpo.on_modal.pricing import BOOT_SECONDS, IDLE_SECONDS, REGION_FACTOR, worst_seconds
+from hpo.on_modal.pricing import (
+    BOOT_SECONDS,
+    COORDINATOR_CPU,
+    COORDINATOR_MEMORY,
+    IDLE_SECONDS,
+    REGION_FACTOR,
+    worst_seconds,
+)
+from hpo.protocol import Usage
 from hpo.rates import Rates, parse_gpu
 
 
@@ -27,19 +35,23 @@ class TrialPrices:
     rates: Rates
     deployment: Deployment
 
-    def dollars(self, seconds: float, gpu: str | None) -> float:
-        """Return the price of so many seconds.
+    def usage(self, seconds: float, gpu: str | None = None) -> Usage:
+        """Return what so many seconds of a trial's container cost.
 
         Args:
             seconds: How many.
-            gpu: The GPU; ``None`` stands for the dearest that is allowed, and so does a better one
-                than was asked for: Modal gives it for the price of the other.
+            gpu: The GPU; ``None`` if it is not known. The dearest that is allowed is reckoned with
+                then, and also for a better one than was asked for: Modal gives it for the price of
+                the other.
         """
         wanted = self.deployment
+        if gpu is None and len(wanted.gpu) == 1:
+            gpu = wanted.gpu[0]
         asked = {parse_gpu(each, self.rates.gpus) for each in wanted.gpu}
         known = gpu is not None and parse_gpu(gpu, self.rates.gpus) in asked
         used = gpu if known else self.rates.dearest(wanted.gpu)
-        return seconds * self._factor * self.rates.per_second(used, wanted.cpu, wanted.memory)
+        second = self._factor * self.rates.per_second(used, wanted.cpu, wanted.memory)
+        return Usage(gpu=gpu, seconds=seconds, dollars=seconds * second)
 
     @property
     def _factor(self) -> float:
@@ -47,7 +59,12 @@ class TrialPrices:
 
     def worst_case(self) -> float:
         """Return what one attempt may cost at most."""
-        return self.dollars(worst_seconds(self.deployment.timeout), None)
+        return self.usage(worst_seconds(self.deployment.timeout)).dollars
+
+    def coordinator(self) -> float:
+        """Return the price of a second of a coordinator on Modal."""
+        memory = COORDINATOR_MEMORY
+        return self._factor * self.rates.per_second(None, COORDINATOR_CPU, memory)
 
     def housekeeping(self, seconds: float, containers: int) -> float:
         """Return the price of CPU containers, none of which had more than ``seconds`` of work."""
@@ -76,8 +93,17 @@ def make_modal_executor(
     ready: Ready,
     rates: Rates,
     before_spawn: Callable[[], None] = lambda: None,
+    there: bool = False,
 ) -> ModalExecutor:
-    """Return the executor of a deployed app whose cache is filled."""
+    """Return the executor of a deployed app whose cache is filled.
+
+    Args:
+        wanted: What is deployed.
+        ready: Where things lie.
+        rates: What seconds cost.
+        before_spawn: Called before each spawn.
+        there: Whether the coordinator is on Modal itself, and costs money, too.
+    """
     prices = TrialPrices(rates, wanted)
     gpus = " or ".join(wanted.gpu)
     return ModalExecutor(
@@ -91,4 +117,5 @@ def make_modal_executor(
         deployment=ready.deployment or os.environ.get(FINGERPRINT, ""),
         spent=ready.spent,
         before_spawn=before_spawn,
+        upkeep=prices.coordinator() if there else 0.0,
     )

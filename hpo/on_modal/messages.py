@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from hpo.protocol import AnyEvent, Message, ObjectiveSpec, ProtocolError, Task
 
@@ -72,12 +72,14 @@ class Job(Message):
         key: Name of the study's Queue and of its Dict of claims.
         timeout: Seconds that the attempt may run, over all restarts of the call.
         deployment: The deployment that is to run it; empty for any.
+        discard: Directories that trials left on the Volume of runs and nobody wants any more.
     """
 
     task: Task
     key: str
     timeout: float
     deployment: str = ""
+    discard: tuple[str, ...] = ()
 
 
 class Start(Message):
@@ -119,6 +121,20 @@ class Said(Message):
 
     event: AnyEvent | None = None
     ended: str | None = None
+
+
+class Memory(Message):
+    """What a trial has said up to a checkpoint, kept beside its directory.
+
+    The attempt that goes on from there does not say it again, and the Queue may have lost it.
+
+    Attributes:
+        curve: Its reports, as (step, value).
+        user_attrs: The attributes that it has set.
+    """
+
+    curve: tuple[tuple[int, float], ...] = ()
+    user_attrs: dict[str, Any] = Field(default_factory=dict)
 
 
 class Outcome(Message):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from hpo.on_modal.messages import Start
+from hpo.protocol import Usage
 
 BOOT_SECONDS = 2.0
 """Added for what happens in a container before its Python process starts; an allowance."""
@@ -28,6 +29,10 @@ REGION_FACTOR = 1.75
 """What Modal multiplies its prices with where a region is asked for: 1.5 for a broad one such as
 ``us``, this for a narrow one (its documentation in 2026)."""
 
+COORDINATOR_CPU = 0.5
+COORDINATOR_MEMORY = 2048
+"""Cores and MiB of a coordinator on Modal, which mostly waits."""
+
 _KNOWN = (
     ("B200", r"B200"),
     ("H200", r"H200"),
@@ -45,8 +50,8 @@ _KNOWN = (
 class Prices(Protocol):
     """What seconds cost."""
 
-    def dollars(self, seconds: float, gpu: str | None) -> float:
-        """Return the price of a trial's container for so long; ``None`` is the dearest GPU."""
+    def usage(self, seconds: float, gpu: str | None = None) -> Usage:
+        """Return what a trial's container costs for so long; ``None`` is a GPU not known."""
 
 
 def worst_seconds(timeout: float) -> float:

@@ -29,9 +29,9 @@ import psutil
 from modal.exception import InputCancellation
 
 from hpo.executors.local import visible_gpus
-from hpo.executors.local_worker import _release_memory as release_memory
+from hpo.executors.local_worker import release_memory
 from hpo.on_modal.calls import UNREACHABLE, text_of
-from hpo.on_modal.channel import FLUSH_SECONDS, QueueChannel
+from hpo.on_modal.channel import QueueChannel
 from hpo.on_modal.messages import (
     CACHE_VOLUME,
     FINGERPRINT,
@@ -40,6 +40,7 @@ from hpo.on_modal.messages import (
     RUNS_VOLUME,
     Claim,
     Job,
+    Memory,
     Outcome,
     Start,
     parse,
@@ -51,14 +52,20 @@ from hpo.on_modal.pricing import (
     billed_before,
     gpu_of_this_container,
 )
-from hpo.protocol import Cause, Done, Failed, Usage
+from hpo.protocol import Cause, Done, Failed, Task, Usage
 from hpo.worker import log_tail, output_to, run_attempt
 
 AGAIN_SECONDS = 2.0
 """How often an attempt that has used up its time is told so again, should it swallow that."""
 
+TEE_SECONDS = 1.0
+"""How long the end of an attempt waits for what it printed; a child it left may print on."""
+
 VOLUME_TRIES = 3
 """How often a Volume is asked to commit or to reload, a second apart."""
+
+MEMORY = ".said.json"
+"""What is put after the name of a trial's directory for its memory."""
 
 LOST = "its container died without a word: killed, or out of memory (--memory)"
 
@@ -88,14 +95,12 @@ def _attend(job: Job, start: Start) -> Outcome:
     claim = _claim(job, start)
     if claim.call != modal.current_function_call_id():
         return Outcome(claimed_by=claim.call, seconds=_METER.end())
-    channel = QueueChannel(job, first=(len(claim.starts) - 1) * RESTART)
     try:
-        final = _run(job, claim, channel)
+        final = _run(job, claim)
     except (KeyboardInterrupt, InputCancellation):
         _note_end(job, claim)
         raise
     finally:
-        channel.close()
         release_memory()
         seconds = _METER.end()
     return Outcome(event=_billed(final, billed_before(claim.starts) + seconds))
@@ -127,25 +132,54 @@ def _note_end(job: Job, claim: Claim) -> None:
         note(f"the end of this container could not be noted: {text_of(error)}")
 
 
-def _run(job: Job, claim: Claim, channel: QueueChannel) -> Done | Failed:
+def _run(job: Job, claim: Claim) -> Done | Failed:
     """Run the attempt to its last event, and return that."""
     again = len(claim.starts) > 1
+    first = (len(claim.starts) - 1) * RESTART
     if again and claim.starts[-2].ended is None:
-        return _failed(job, (len(claim.starts) - 1) * RESTART, Cause.LOST, LOST)
+        return _failed(job, first, Cause.LOST, LOST)
     task = job.task.model_copy(update={"resume": job.task.resume or again})
     _see_what_others_wrote(job, task.resume)
+    memory = Path(task.directory + MEMORY)
+    known = task.resume and memory.exists()
+    before = parse(Memory, memory.read_text()) if known else Memory()
+    channel = QueueChannel(job, first, before)
+    try:
+        final = _evaluate(job, task, channel, job.timeout - billed_before(claim.starts))
+    except KeyboardInterrupt:
+        _remember(channel, memory)  # the regular end of this container commits it
+        raise
+    finally:
+        channel.close()
+    unwanted = list(job.discard)
+    if not _goes_on(final):
+        memory.unlink(missing_ok=True)
+        if not (isinstance(final, Done) and final.state == "complete"):
+            unwanted.append(task.directory)
+    for directory in unwanted:
+        shutil.rmtree(directory, ignore_errors=True)
+    _commit()
+    return _with_way_out(final)
+
+
+def _evaluate(job: Job, task: Task, channel: QueueChannel, seconds: float) -> Done | Failed:
+    """Evaluate the objective, for so many seconds at most."""
     folder = Path(tempfile.mkdtemp(prefix="hpo-"))
     log = folder / "log"
-    task = task.model_copy(update={"log": str(log)})
     process = os.getpid()
+
+    def commit() -> None:
+        _remember(channel, Path(task.directory + MEMORY))
+        _or_note(modal.Volume.from_name(RUNS_VOLUME).commit, "a checkpoint cannot be committed")
+
     try:
-        with _teed(log), _deadline(job.timeout - billed_before(claim.starts)):
+        with _teed(log), _deadline(seconds):
             run_attempt(
-                task,
+                task.model_copy(update={"log": str(log)}),
                 channel,
                 "cuda" if visible_gpus() else "cpu",
                 interrupts=(KeyboardInterrupt, InputCancellation, AttemptTimeout),
-                commit=_commit_checkpoint,
+                commit=commit,
             )
     except AttemptTimeout:
         if channel.final is None:
@@ -158,19 +192,21 @@ def _run(job: Job, claim: Claim, channel: QueueChannel) -> Done | Failed:
         if os.getpid() != process:
             os._exit(0)  # a child that the objective forked and forgot must not go on as the worker
         shutil.rmtree(folder, ignore_errors=True)
-    final = channel.final
-    assert final is not None  # run_attempt ends in no other way
-    if _is_worthless(final):
-        shutil.rmtree(task.directory, ignore_errors=True)
-    _commit()
-    return _with_way_out(final)
+    assert channel.final is not None  # run_attempt ends in no other way
+    return channel.final
 
 
-def _is_worthless(final: Done | Failed) -> bool:
-    """Whether nobody will want the checkpoints or the model of an attempt that ended so."""
-    if isinstance(final, Done):
-        return final.state != "complete"
-    return not (final.cause.is_infrastructure or final.cause is Cause.STOPPED)
+def _goes_on(final: Done | Failed) -> bool:
+    """Whether another attempt may go on from the checkpoint of one that ended so."""
+    return isinstance(final, Failed) and (
+        final.cause.is_infrastructure or final.cause is Cause.STOPPED
+    )
+
+
+def _remember(channel: QueueChannel, memory: Path) -> None:
+    """Keep what the trial has said with the checkpoint that it goes on from."""
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    memory.write_text(channel.memory().model_dump_json())
 
 
 def _with_way_out(final: Done | Failed) -> Done | Failed:
@@ -188,17 +224,21 @@ def _see_what_others_wrote(job: Job, resume: bool) -> None:
         _patiently(modal.Volume.from_name(CACHE_VOLUME).reload)
     if resume:
         _patiently(modal.Volume.from_name(RUNS_VOLUME).reload)
+    elif job.discard:
+        # What is not seen cannot be removed, which is a pity and no more.
+        _or_note(modal.Volume.from_name(RUNS_VOLUME).reload, "old weights cannot be removed")
 
 
 def _commit() -> None:
     _patiently(modal.Volume.from_name(RUNS_VOLUME).commit)
 
 
-def _commit_checkpoint() -> None:
+def _or_note(action: Callable[[], object], failure: str) -> None:
+    """Do what may be left undone."""
     try:
-        _commit()
+        _patiently(action)
     except (RuntimeError, modal.exception.Error, *UNREACHABLE) as error:
-        note(f"a checkpoint could not be committed: {text_of(error)}")  # the next one may be
+        note(f"{failure}: {text_of(error)}")
 
 
 def _patiently(action: Callable[[], object]) -> None:
@@ -280,7 +320,7 @@ def _teed(log: Path) -> Iterator[None]:
             os.dup2(restore, 1)
             os.dup2(restore, 2)  # the last writing ends of the pipe
             os.close(restore)
-            copying.join(FLUSH_SECONDS)
+            copying.join(TEE_SECONDS)
 
 
 class _Meter:

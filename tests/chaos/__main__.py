@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.chaos.harness import run_chaos
+from tests.chaos.modal import run_modal
 from tests.chaos.outage import STEADY, run_outage
 from tests.chaos.plan import KINDS, POSTGRES_KINDS, Plan
 
@@ -19,13 +20,13 @@ def _arguments() -> argparse.Namespace:
         epilog="The exit code is 1 if there is any finding.",
     )
     add = parser.add_argument
-    add("what", nargs="?", choices=["kills", "outage"], default="kills", help="default: kills")
+    add("what", nargs="?", choices=["kills", "outage", "modal"], default="kills", help="kills")
     add("--database", choices=["sqlite", "postgresql"], help="default: one after the other")
-    add("--kills", type=int, default=200, help="how many (200)")
+    add("--kills", type=int, help="how many (200, on Modal 40)")
     add("--seed", type=int, default=7, help="of everything random (7)")
     add("--objective", help="module:function; it must be deterministic")
     add("--path", type=Path, action="append", default=[], help="a folder to look for it in")
-    add("--trials", type=int, help="trials of the study; more are added while kills are due (100)")
+    add("--trials", type=int, help="trials of the study (100; more while kills are due)")
     add("--workers", type=int, default=2, help="worker processes (2)")
     add("--seconds", type=float, default=30, help="how long an outage lasts (30)")
     kinds = [*KINDS, *POSTGRES_KINDS]
@@ -39,13 +40,13 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Run what the command line says."""
     given = _arguments()
-    outage = given.what == "outage"
+    outage, modal = given.what == "outage", given.what == "modal"
     databases = [given.database] if given.database else ["sqlite", "postgresql"]
     findings = 0
     for database in ["postgresql"] if outage else databases:
         plan = Plan(
             database=database,
-            kills=given.kills,
+            kills=given.kills or (40 if modal else Plan.kills),
             seed=given.seed,
             objective=given.objective or (STEADY if outage else Plan.objective),
             path=tuple(each.resolve() for each in given.path),
@@ -56,7 +57,10 @@ def main() -> int:
             extra=tuple(shlex.split(given.run_args)),
             keep=given.keep and given.keep / database,
         )
-        report = run_outage(plan, given.seconds) if outage else run_chaos(plan)
+        if modal:
+            report = run_modal(plan)
+        else:
+            report = run_outage(plan, given.seconds) if outage else run_chaos(plan)
         print(report.table(), flush=True)
         findings += len(report.findings)
     return 1 if findings else 0

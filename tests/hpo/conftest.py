@@ -32,7 +32,7 @@ def modal_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPla
     if (problem := room_problem()) is not None:
         pytest.skip(problem)
     with ControlPlane(tmp_path_factory.mktemp("plane")) as plane:
-        plane.scaledown_cap = 15.0  # containers stay warm from test to test
+        plane.scaledown_cap = 20.0  # containers stay warm from test to test
         yield plane
 
 

@@ -14,9 +14,11 @@ from typing import Any
 
 import optuna
 
+from hpo.executors import Executor
 from hpo.objective import load_objective, spec_of_reference
+from hpo.opening import make_executor
 from hpo.settings import check
-from hpo.study import Outcome, run_study
+from hpo.study import Host, Outcome, run_study
 from tests.hpo.support import Watcher
 from tests.modal_loopback import ControlPlane
 from tests.modal_loopback.ledger import CallRecord, total
@@ -57,13 +59,26 @@ class Modal:
     plane: ControlPlane
     directory: Path
 
-    def run(self, objective: str, trials: int, watcher: Watcher | None = None, **more: Any) -> Ran:
-        """Run a study in this process."""
+    def run(
+        self,
+        objective: str,
+        trials: int,
+        watcher: Watcher | None = None,
+        ready: Callable[[], None] = lambda: None,
+        **more: Any,
+    ) -> Ran:
+        """Run a study in this process; call ``ready`` when all is set up."""
+
+        def executor(*arguments: Any) -> Executor:
+            made = make_executor(*arguments)
+            ready()
+            return made
+
         before = len(self.plane.calls())
         given = {
             "study": STUDY,
             "executor": "modal",
-            "workers": 3,
+            "workers": 2,
             "max_cost": 50.0,
             "pruner": "none",
             "storage": f"sqlite:///{self.directory}/hpo.db",
@@ -73,7 +88,9 @@ class Modal:
         spec = spec_of_reference(f"{OBJECTIVES.stem}:{objective}")
         said: list[str] = []
         watcher = watcher or Watcher()
-        outcome = run_study(load_objective(spec), spec, settings, [watcher], said.append)
+        function = load_objective(spec)
+        host = Host(executor)
+        outcome = run_study(function, spec, settings, [watcher], said.append, host)
         return Ran(self.plane, outcome, watcher, said, before)
 
     def start(
@@ -82,7 +99,7 @@ class Modal:
         """Start the command in another process."""
         arguments = ["--executor", "modal", "--study", STUDY, "--trials", str(trials)]
         arguments += ["--objective", f"{OBJECTIVES.stem}:{objective}", "--max-cost", "50"]
-        arguments += ["--workers", "3", "--pruner", "none", *more]
+        arguments += ["--workers", "2", "--pruner", "none", *more]
         program = ["-m", "hpo.run"]
         if killed_after is not None:
             program = ["-c", KILLED.format(count=killed_after)]
@@ -169,9 +186,3 @@ def no_call_twice(trials: Sequence[optuna.trial.FrozenTrial], calls: Sequence[Ca
 def interrupt(process: subprocess.Popen[str]) -> None:
     """Send Ctrl-C."""
     os.kill(process.pid, signal.SIGINT)
-
-
-def do_when(plane: ControlPlane, ready: Callable[[], Any], action: Callable[[], Any]) -> None:
-    """Wait until ``ready`` says so, then act."""
-    plane.wait_for(ready)
-    action()

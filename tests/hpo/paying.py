@@ -130,6 +130,9 @@ class Paying:
         self.other_billed += spent
         return spent
 
+    def discard(self, number: int) -> None:
+        pass
+
     def close(self) -> None:
         for attempt in list(self._slots):
             self.stop(attempt)

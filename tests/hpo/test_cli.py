@@ -97,7 +97,10 @@ def test_an_objective_of_ones_own_runs_with_pruning(here: Path) -> None:
     done = run("--objective", "mine:objective", "--trials", "8", "--workers", "2")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == "study mine · 8 trials · 2 workers on this machine · sqlite:///hpo.db"
+    assert (
+        lines[0]
+        == "study mine · 8 trials · 2 workers on this machine (no Modal token) · sqlite:///hpo.db"
+    )
     assert any(line.startswith("done  8 of 8 trials") for line in lines)
     assert "\x1b" not in done.stdout
     trials = optuna.load_study(study_name="mine", storage="sqlite:///hpo.db").trials

@@ -336,6 +336,9 @@ class Scripted:
     def other_costs(self) -> float:
         return 0.0
 
+    def discard(self, number: int) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -68,9 +68,7 @@ def snapshot(plane: ControlPlane, name: str) -> list[tuple[int, str, float | Non
 
 
 def finished(plane: ControlPlane, name: str) -> dict[int, float | None]:
-    return {
-        number: value for number, state, value in snapshot(plane, name) if state == "COMPLETE"
-    }
+    return {number: value for number, state, value in snapshot(plane, name) if state == "COMPLETE"}
 
 
 def test_the_study_finishes_without_its_client_and_survives_its_container(

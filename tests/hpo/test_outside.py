@@ -76,6 +76,9 @@ class Script:
     def other_costs(self) -> float:
         return 0.0
 
+    def discard(self, number: int) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -242,7 +242,8 @@ class ControlPlane:
         until = time.monotonic() + timeout
         while not (value := predicate()):
             if time.monotonic() > until:
-                raise TimeoutError(f"not true within {timeout} s; calls: {self.calls()}")
+                states = Counter((call.function, call.status) for call in self.calls())
+                raise TimeoutError(f"not true within {timeout} s; calls: {dict(states)}")
             time.sleep(0.02)
         return value
 

@@ -69,10 +69,13 @@ class VolumeFiles:
         name = _relative(request.path)
         if self._place(volume.current, request.path).is_dir() and not request.recursive:
             raise GRPCError(Status.INVALID_ARGUMENT, f"{request.path!r} is a directory")
-        async with volume.lock:
+
+        def commit() -> None:
             before = stamps(volume.current)
             gone = {each: before[each] for each in before if f"{each}/".startswith(f"{name}/")}
-            await asyncio.to_thread(volume.commit, volume.current, gone, {})
+            volume.commit(volume.current, gone, {})
+
+        await volume.alone(commit)
         return Empty()
 
     def _place(self, top: Path, path: str) -> Path:
@@ -114,8 +117,7 @@ class VolumeFiles:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self._files / file.sha256_hex, place)
                 place.chmod(file.mode or 0o644)
-            async with volume.lock:
-                await asyncio.to_thread(volume.commit, staged, {}, stamps(staged))
+            await volume.alone(lambda: volume.commit(staged, {}, stamps(staged)))
         return Empty()
 
     @answers("VolumeRemoveFile")

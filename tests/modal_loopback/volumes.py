@@ -106,7 +106,6 @@ class Volume:
         v2: Whether it was made as version 2 of Modal's Volumes.
         version: The number of the last version.
         users: How many containers have a version as their lower directory.
-        lock: Held during a commit or a reload, which work in threads.
     """
 
     id: str
@@ -114,7 +113,7 @@ class Volume:
     v2: bool = False
     version: int = 0
     users: dict[int, int] = field(default_factory=dict)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _work: threading.Lock = field(default_factory=threading.Lock)
     _books: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -125,6 +124,18 @@ class Volume:
     def directory(self, version: int) -> Path:
         """Return the directory of one version."""
         return self.home / str(version)
+
+    async def alone(self, action: Callable[[], None]) -> None:
+        """Commit or reload in a thread, one at a time.
+
+        The lock is the thread's: a client that hangs up ends its request, and not what was begun.
+        """
+
+        def locked() -> None:
+            with self._work:
+                action()
+
+        await asyncio.to_thread(locked)
 
     def begin(self) -> None:
         """Make the first, empty version."""
@@ -341,10 +352,9 @@ class Volumes:
 
 async def _at(view: View, pid: int, action: Callable[[int], None]) -> None:
     """Commit or reload, one at a time in a Volume; nobody hears it if the container is killed."""
-    async with view.volume.lock:
-        try:
-            await asyncio.to_thread(action, pid)
-        except OSError as error:
-            if view.path(pid).is_dir():
-                raise
-            raise GRPCError(Status.ABORTED, "the container has ended") from error
+    try:
+        await view.volume.alone(lambda: action(pid))
+    except OSError as error:
+        if view.path(pid).is_dir():
+            raise
+        raise GRPCError(Status.ABORTED, "the container has ended") from error
