@@ -10,15 +10,16 @@ ARGS ?= --trials 64
 run: $(VENV)/.demo
 	$(BIN)/python -m hpo.run $(ARGS)
 
+# Two processes: half of the time is spent waiting. A module's tests stay together.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# 200 kills on SQLite and 200 on PostgreSQL; ARGS="--seed 8" for others, ARGS=outage for that alone.
+# 200 kills on SQLite and 200 on PostgreSQL; ARGS="--seed 8" for others, ARGS=outage or ARGS=modal.
 chaos: ARGS =
 chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos $(ARGS)

@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import optuna
 import psutil
@@ -52,11 +54,18 @@ def is_dead(pid: int) -> bool:
     return state_of(pid) in ("gone", psutil.STATUS_ZOMBIE)
 
 
+HEARD: WeakKeyDictionary[LocalExecutor, deque[AnyEvent]] = WeakKeyDictionary()
+"""What came together with an event that was waited for."""
+
+
 def until(executor: LocalExecutor, kind: type[AnyEvent], seconds: float = 30) -> AnyEvent:
     """Wait for an event of ``kind``, answering suggestions with 0.5."""
     deadline = time.monotonic() + seconds
+    heard = HEARD.setdefault(executor, deque())
     while time.monotonic() < deadline:
-        for event in executor.events(0.2):
+        heard.extend(executor.events(0 if heard else 0.2))
+        while heard:
+            event = heard.popleft()
             if isinstance(event, Suggest):
                 executor.reply(event.attempt, Suggested(name=event.name, value=0.5))
             if isinstance(event, kind):

@@ -93,14 +93,14 @@ def test_the_study_finishes_without_its_client_and_survives_its_container(
 def test_the_same_command_follows_a_coordinator_that_runs(
     plane: ControlPlane, tmp_path: Path
 ) -> None:
-    first = start(plane, tmp_path / "laptop", "--trials", "6")
+    first = start(plane, tmp_path / "laptop", "--trials", "16")
     plane.wait_for(lambda: len(finished(plane, "parabola")) >= 1, timeout=60)
     first.kill()
     first.wait()
-    second = start(plane, tmp_path / "laptop", "--trials", "6")
+    second = start(plane, tmp_path / "laptop", "--trials", "16")
     said, _ = second.communicate(timeout=60)
     assert second.returncode == 0, said
     assert "its coordinator runs already" in said
-    assert "done  6 of 6 trials" in said
+    assert "done  16 of 16 trials" in said
     assert "modal://hpo-studies/parabola.db" in said
     assert len([each for each in plane.calls() if each.function == "coordinate"]) == 1
