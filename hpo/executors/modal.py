@@ -369,7 +369,7 @@ class ModalExecutor:
         if result is None:
             self._insist(call, call.call)
         elif isinstance(result, NoResult):
-            self._end(call, Cause.TIMEOUT if result.timeout else Cause.LOST, result.why)
+            self._end(call, result.cause, result.why)
         else:
             self._hear(call, result)
 

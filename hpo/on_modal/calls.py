@@ -80,6 +80,14 @@ class NoResult:
     timeout: bool = False
     forgotten: bool = False
 
+    @property
+    def cause(self) -> Cause:
+        """What it counts as."""
+        if self.timeout:
+            return Cause.TIMEOUT
+        # Modal starts a preempted call again; should it not, only its words tell.
+        return Cause.PREEMPTED if "preempt" in self.why.lower() else Cause.LOST
+
 
 def ask(call: modal.FunctionCall[str], wait: float) -> str | NoResult | None:
     """Return what ``call`` returned, or that it has ended without; ``None`` while it runs.

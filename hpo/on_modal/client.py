@@ -15,10 +15,16 @@ from typing import Any
 import modal
 from modal.exception import InputCancellation, NotFoundError, OutputExpiredError
 
-from hpo.errors import InputError
-from hpo.executors.modal import UNREACHABLE
+from hpo.errors import InputError, StudyStoppedError
 from hpo.objective import Objective, spec_of
-from hpo.on_modal.deployment import Deployment, app_name, private_of, volume_of
+from hpo.on_modal.calls import UNREACHABLE, text_of
+from hpo.on_modal.deployment import (
+    Deployment,
+    app_name,
+    modal_name,
+    private_of,
+    volume_of,
+)
 from hpo.on_modal.errors import modal_errors
 from hpo.on_modal.messages import NEWS, STUDIES_VOLUME, parse
 from hpo.on_modal.orders import Order, Result
@@ -47,18 +53,20 @@ def run_there(
 
     Raises:
         InputError: Bad input, or Modal refuses.
-        KeyboardInterrupt: Following was ended; the study goes on.
+        StudyStoppedError: The coordinator ended without a result.
     """
     name = name_of(settings, objective)
     settings = _settled(settings, name)
     volume, file = volume_of(settings.storage) if _is_snapshot(settings) else (STUDIES_VOLUME, "")
-    key = f"{name[:48]}-{text_hash(f'{volume}/{file}/{name}')[:8]}"
+    own = text_hash(f"{volume}/{file}/{name}")[:8]
+    key = f"{modal_name(name, room=len(own) + 1)}-{own}"
+    shown = mask_url(settings.storage)
     with modal_errors():
         call = _running(key)
         if call is None:
             order = _order(objective, spec, settings, name, key, (volume, file), say)
             call = _start(order)
-            say(f"study {name} · its coordinator is on Modal: {mask_url(settings.storage)}")
+            say(f"study {name} · its coordinator is on Modal: {shown}")
         else:
             say(f"study {name} · its coordinator runs already; its own settings hold")
         say("Ctrl-C ends only this view; the same command follows the study again")
@@ -66,7 +74,7 @@ def run_there(
         try:
             code = _follow(call, key, say)
         except KeyboardInterrupt:
-            say(f"the study goes on; ask  hpo best --study {name} --storage {settings.storage}")
+            say(f"the study goes on; ask  hpo best --study {name} --storage {shown}")
             return 0
     if code == 0:
         _bring_home(name, settings, say)
@@ -201,11 +209,14 @@ def _follow(call: modal.FunctionCall[str], key: str, say: Callable[[str], None])
         except UNREACHABLE:
             continue
         except (OutputExpiredError, NotFoundError) as error:
-            raise InputError(f"the coordinator's call is gone: {error}") from error
+            raise StudyStoppedError(
+                f"the coordinator's call is gone ({text_of(error)}); the same command goes on from "
+                "its last snapshot."
+            ) from error
         except (Exception, InputCancellation) as error:
-            raise InputError(
-                f"the coordinator on Modal ended ({str(error) or type(error).__name__}); the same "
-                "command goes on from its last snapshot."
+            raise StudyStoppedError(
+                f"the coordinator on Modal ended ({text_of(error)}); the same command goes on from "
+                "its last snapshot."
             ) from error
         if result.successor is None:
             if result.error:
