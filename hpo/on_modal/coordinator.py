@@ -36,9 +36,6 @@ from storage import StorageError
 LOCAL = Path("/tmp/hpo")
 """Where the study lies in the container."""
 
-HAND_OVER_SECONDS = 23.5 * 3600
-"""When a coordinator hands over to its next call: before Modal ends it after 24 hours."""
-
 SAVED_AFTER = ("baseline", "complete", "pruned", "failed", "end")
 """Kinds of moments after which the study is copied at once."""
 
@@ -73,7 +70,7 @@ def _run(order: Order, keeper: Keeper, news: News, text: str) -> Result:
                     keeper.save,
                     there=True,
                 ),
-                attend=_handing_over,
+                attend=lambda coordinator: _handing_over(coordinator, order.seconds),
                 keeps_model=False,
                 url=order.url,
             ),
@@ -91,9 +88,9 @@ def _run(order: Order, keeper: Keeper, news: News, text: str) -> Result:
 
 
 @contextlib.contextmanager
-def _handing_over(coordinator: Coordinator) -> Iterator[None]:
+def _handing_over(coordinator: Coordinator, seconds: float) -> Iterator[None]:
     """Let ``coordinator`` end in time, and leave what runs to the next one."""
-    timer = threading.Timer(HAND_OVER_SECONDS, coordinator.hand_over)
+    timer = threading.Timer(seconds, coordinator.hand_over)
     timer.daemon = True
     timer.start()
     try:

@@ -11,6 +11,9 @@ from hpo.on_modal.deployment import Deployment
 from hpo.protocol import Message, ObjectiveSpec
 from hpo.rates import Rates
 
+HAND_OVER_SECONDS = 23.5 * 3600
+"""When a coordinator hands over to its next call: before Modal ends it after 24 hours."""
+
 
 class Order(Message):
     """The argument of a coordinator's call.
@@ -28,6 +31,7 @@ class Order(Message):
         place: Where things lie.
         rates: What seconds cost.
         spent: Dollars that getting ready has cost.
+        seconds: After so long the coordinator hands over to its next call.
     """
 
     app: str
@@ -42,6 +46,7 @@ class Order(Message):
     place: Place
     rates: Rates
     spent: float
+    seconds: float = HAND_OVER_SECONDS
 
     @field_serializer("rates")
     def _rates(self, rates: Rates) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -37,10 +37,15 @@ def plane(tmp_path: Path) -> Iterator[ControlPlane]:
         yield found
 
 
-def start(plane: ControlPlane, directory: Path, *arguments: str) -> subprocess.Popen[str]:
+RUN = ("-m", "hpo.run")
+
+
+def start(
+    plane: ControlPlane, directory: Path, *arguments: str, program: Sequence[str] = RUN
+) -> subprocess.Popen[str]:
     directory.mkdir(exist_ok=True)
     (directory / "parabola.py").write_text(OBJECTIVE)
-    command = [sys.executable, "-m", "hpo.run", "--objective", "parabola:objective"]
+    command = [sys.executable, *program, "--objective", "parabola:objective"]
     command += ["--coordinator", "modal", "--max-cost", "20", "--workers", "2", *arguments]
     return subprocess.Popen(
         command,
@@ -104,3 +109,30 @@ def test_the_same_command_follows_a_coordinator_that_runs(
     assert "done  16 of 16 trials" in said
     assert "modal://hpo-studies/parabola.db" in said
     assert len([each for each in plane.calls() if each.function == "coordinate"]) == 1
+
+
+SHORT = """
+from hpo.on_modal import orders
+
+orders.Order.model_fields["seconds"].default = 4.0
+orders.Order.model_rebuild(force=True)
+
+from hpo.cli import run_alone
+
+run_alone()
+"""
+"""A client whose coordinators hand over after four seconds."""
+
+
+def test_a_coordinator_whose_time_is_up_goes_on_in_its_next_call(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    done = start(plane, tmp_path / "laptop", "--trials", "12", program=("-c", SHORT))
+    said, _ = done.communicate(timeout=100)
+    assert done.returncode == 0, said
+    assert "done  12 of 12 trials" in said
+    assert len(finished(plane, "parabola")) == 12
+    coordinators = [each for each in plane.calls() if each.function == "coordinate"]
+    assert len(coordinators) >= 2
+    assert {each.status for each in coordinators} == {"done"}
+    assert len([each for each in plane.calls() if each.function == "run_trial"]) == 12
