@@ -3,6 +3,9 @@
 An attempt is a call that is spawned and goes on whether or not anybody listens. What its worker
 says comes through a Queue; how it ended is asked of the call itself, so that a lost message costs
 nothing. Threads listen, look and answer; the coordinator sees one list of events.
+
+The module is long because what is known of a call is changed from several sides and is best read
+together; asking a call, the Queue, prices and messages are in ``hpo.on_modal``.
 """
 
 from __future__ import annotations
