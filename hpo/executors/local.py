@@ -113,9 +113,18 @@ def visible_gpus() -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [part.strip() for part in chosen.split(",") if part.strip() not in ("", "-1")]
+    return ask_gpus("index")
+
+
+def ask_gpus(what: str) -> list[str]:
+    """Return what NVIDIA's driver says of each GPU here; nothing without a GPU or its driver.
+
+    Args:
+        what: A property as ``nvidia-smi --query-gpu`` takes it.
+    """
     try:
         listing = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             timeout=10,
@@ -123,7 +132,7 @@ def visible_gpus() -> list[str]:
         )
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return []
-    return listing.stdout.split() if listing.returncode == 0 else []
+    return listing.stdout.splitlines() if listing.returncode == 0 else []
 
 
 @dataclass

@@ -7,7 +7,6 @@ objective is imported here first: what it lacks is found out where nothing is ex
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import modal
@@ -37,7 +36,6 @@ def fill_cache(text: str, assets: dict[str, str]) -> str:
         assets: Where the directories lie that the objective asks for, by its own names.
     """
     request = parse(CacheRequest, text)
-    started = time.monotonic()
     volume = modal.Volume.from_name(CACHE_VOLUME)
     volume.reload()
     missing = tuple(name for name in request.assets if not Path(CACHE, name, COMPLETE).exists())
@@ -57,7 +55,6 @@ def fill_cache(text: str, assets: dict[str, str]) -> str:
         fingerprint=os.environ.get(FINGERPRINT, ""),
         missing=missing,
         error=error,
-        seconds=time.monotonic() - started,
     ).model_dump_json()
 
 

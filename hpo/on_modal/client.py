@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import modal
-from modal.exception import InputCancellation, NotFoundError, OutputExpiredError
 
 from hpo.errors import InputError, StudyStoppedError
 from hpo.objective import Objective, spec_of
-from hpo.on_modal.calls import UNREACHABLE, text_of
+from hpo.on_modal.calls import UNREACHABLE, NoResult, ask
 from hpo.on_modal.deployment import (
     Deployment,
     app_name,
@@ -57,7 +56,7 @@ def run_there(
     """
     name = name_of(settings, objective)
     settings = _settled(settings, name)
-    volume, file = volume_of(settings.storage) if _is_snapshot(settings) else (STUDIES_VOLUME, "")
+    volume, file = volume_of(settings.storage)
     own = text_hash(f"{volume}/{file}/{name}")[:8]
     key = f"{modal_name(name, room=len(own) + 1)}-{own}"
     shown = mask_url(settings.storage)
@@ -105,10 +104,6 @@ def _settled(settings: Settings, name: str) -> Settings:
             "name a PostgreSQL server that Modal can reach."
         )
     return settings
-
-
-def _is_snapshot(settings: Settings) -> bool:
-    return settings.storage.startswith("modal://")
 
 
 def _order(
@@ -167,14 +162,12 @@ def _running(key: str) -> modal.FunctionCall[str] | None:
     if known is None:
         return None
     call: modal.FunctionCall[str] = modal.FunctionCall.from_id(known)
-    try:
-        result = parse(Result, call.get(timeout=0))
-    except TimeoutError:
+    said = ask(call, 0)
+    if said is None:
         return call
-    except UNREACHABLE:
-        raise
-    except (Exception, InputCancellation):  # it has ended in some way
+    if isinstance(said, NoResult):
         return None
+    result = parse(Result, said)
     return modal.FunctionCall.from_id(result.successor) if result.successor else None
 
 
@@ -203,21 +196,17 @@ def _follow(call: modal.FunctionCall[str], key: str, say: Callable[[str], None])
             continue
         looked = time.monotonic()
         try:
-            result = parse(Result, call.get(timeout=0))
-        except TimeoutError:
-            continue
+            said = ask(call, 0)
         except UNREACHABLE:
             continue
-        except (OutputExpiredError, NotFoundError) as error:
+        if said is None:
+            continue
+        if isinstance(said, NoResult):
             raise StudyStoppedError(
-                f"the coordinator's call is gone ({text_of(error)}); the same command goes on from "
-                "its last snapshot."
-            ) from error
-        except (Exception, InputCancellation) as error:
-            raise StudyStoppedError(
-                f"the coordinator on Modal ended ({text_of(error)}); the same command goes on from "
-                "its last snapshot."
-            ) from error
+                f"the coordinator on Modal ended: {said.why}; the same command goes on from its "
+                "last snapshot."
+            )
+        result = parse(Result, said)
         if result.successor is None:
             if result.error:
                 say(f"hpo: stopped: {result.error}")

@@ -173,13 +173,11 @@ class CacheAnswer(Message):
         fingerprint: Which deployment answered.
         missing: The assets that are not there.
         error: Why the objective cannot run there; empty if it can.
-        seconds: How long the container worked on it.
     """
 
     fingerprint: str
     missing: tuple[str, ...] = ()
     error: str = ""
-    seconds: float = 0.0
 
 
 def parse(kind: type[M], text: str) -> M:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
-import subprocess
 from collections.abc import Sequence
 from typing import Protocol
 
+from hpo.executors.local import ask_gpus
 from hpo.on_modal.messages import Start
 from hpo.protocol import Usage
 
@@ -92,17 +92,7 @@ def seconds_at_most(starts: Sequence[Start], spawned: float, now: float, timeout
 
 def gpu_of_this_container() -> str | None:
     """Return Modal's name of the GPU here; ``None`` if there is none, or an unknown one."""
-    try:
-        listing = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    names = listing.stdout.splitlines() if listing.returncode == 0 else []
+    names = ask_gpus("name")
     if not names:
         return None
     found = next((name for name, pattern in _KNOWN if re.search(pattern, names[0])), None)

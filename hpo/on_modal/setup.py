@@ -66,10 +66,10 @@ def get_ready(
     """
     offered: Mapping[str, Path] = getattr(objective, "assets", dict)()
     assets = [Asset(name, path, "models") for name, path in offered.items()]
-    places = {asset.name: asset.place() for asset in assets}
     wanted_data = Asset("data", data, "data") if data is not None else None
     everything = [*assets, *([wanted_data] if wanted_data is not None else [])]
-    found = {asset: asset.place() for asset in everything}
+    found = {asset: asset.place() for asset in everything}  # which reads all of them
+    places = {asset.name: found[asset] for asset in assets}
     prices, fingerprint = TrialPrices(rates, wanted), wanted.fingerprint()
     with modal_errors():
         began = time.monotonic()
