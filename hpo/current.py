@@ -30,6 +30,7 @@ class CurrentAttempt:
         device: ``"cpu"`` or ``"cuda"``; ``None`` leaves the choice to the objective.
         assets: Where directories that the objective named in ``assets()`` lie on this machine, by
             their names; empty where they lie in their own places.
+        test: The test split; only in the final evaluation of a winner, else ``None``.
         commit: Makes what is in ``directory`` durable: to be called once a checkpoint is complete.
             On Modal it commits the Volume; elsewhere it does nothing.
     """
@@ -42,6 +43,7 @@ class CurrentAttempt:
     device: str | None
     assets: Mapping[str, Path] = field(default_factory=dict)
     commit: Callable[[], None] = already_durable
+    test: Path | None = None
 
 
 _current: ContextVar[CurrentAttempt] = ContextVar("hpo_current_attempt")

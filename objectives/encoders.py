@@ -85,6 +85,11 @@ def save_encoder(model: SentenceTransformer, path: Path) -> None:
     os.replace(partial, path)
 
 
+def count_parameters(model: SentenceTransformer) -> int:
+    """Return how many numbers ``model`` consists of, trained or not."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def set_dimension(model: SentenceTransformer, dimension: int, trained: bool) -> Dense | None:
     """Make ``model`` give ``dimension`` numbers, by a linear map before its Normalize if it has
     one.

@@ -1,7 +1,9 @@
 """Scoring an encoder on labelled pairs, the same way for every trial.
 
-Each text is encoded once, however many pairs it is in; similarity is the cosine, in float64. Only
-encoding needs torch: vectors that come from elsewhere are scored without it.
+Each text is encoded once, however many pairs it is in; similarity is the cosine, computed in
+float64 and rounded to float32. So a similarity that is kept (``objectives.scores``) is the very one
+that was measured. Only encoding needs torch: vectors that come from elsewhere are scored without
+it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Matrix = NDArray[np.float32]
+
+Similarities = NDArray[np.float32]
+
+_BLOCK = 1024
+"""Pairs whose vectors are copied to float64 at a time: those of 60,000 pairs with 1,024 dimensions
+would otherwise take 2 GiB beside the vectors themselves."""
 
 BATCH = {"cpu": 64, "cuda": 512}
 """Texts a batch when encoding. On one core 32 to 256 differ by less than a tenth."""
@@ -87,14 +95,20 @@ def encode(model: SentenceTransformer, texts: tuple[str, ...], precise: bool) ->
     return found
 
 
-def similarities(embeddings: Matrix, texts: Texts) -> NDArray[np.float64]:
+def similarities(embeddings: Matrix, texts: Texts) -> Similarities:
     """Return the cosine of each pair, shape (pairs,); 0 where an embedding is all zeros."""
-    vectors = embeddings.astype(np.float64)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors /= np.where(norms == 0, 1, norms)
-    cosines: NDArray[np.float64] = np.einsum(
-        "ij,ij->i", vectors[list(texts.first)], vectors[list(texts.second)]
-    )
+
+    def unit(rows: tuple[int, ...]) -> NDArray[np.float64]:
+        vectors = embeddings[list(rows)].astype(np.float64)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors /= np.where(norms == 0, 1, norms)
+        return vectors
+
+    cosines = np.empty(len(texts.labels), np.float32)
+    for start in range(0, cosines.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        one, other = unit(texts.first[block]), unit(texts.second[block])
+        cosines[block] = np.einsum("ij,ij->i", one, other)
     return cosines
 
 

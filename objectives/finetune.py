@@ -96,12 +96,14 @@ class FineTune:
         "pairs",
         "positives",
         "dimension",
+        "parameters",
         "num_samples",
         "steps",
         "train_seconds",
         "evaluation_seconds",
         "pairs_per_second",
     )
+    frugality = ("dimension", "parameters", "num_samples")
     # Another space, or other base models, leave the value of a trial what it is.
     search_options = ("models", "space", "resolved.dimensions")
     preload = (
@@ -239,6 +241,12 @@ class FineTune:
         names = [str(model) for model in self.models]
         base_model = str(trial.suggest_categorical("base_model", names))
         return score_baseline(trial, base_model, current_attempt())
+
+    def evaluate(self, trial: Any) -> float:
+        """Compare and test a study's winner in a worker; see ``objectives.final.evaluate``."""
+        from objectives.final import evaluate
+
+        return evaluate(trial, current_attempt())
 
     def assets(self) -> dict[str, Path]:
         """Return the base models that lie in a directory of this machine, by name.

@@ -150,6 +150,23 @@ class Evaluation:
         return zeros, ones
 
     @cached_property
+    def _descending(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The pairs from the highest score down, and where in them each distinct score ends."""
+        _, scores, _ = _arrays(self)
+        order = np.argsort(-scores, kind="stable")
+        return order, np.flatnonzero(np.diff(-scores[order], append=np.inf))
+
+    @cached_property
+    def _tables(self) -> Floats:
+        """True and false positives, false and true negatives, shape (groups, 4)."""
+        labels, scores, clusters = _arrays(self)
+        called = scores >= self.threshold
+        cells = np.where(labels == 1, np.where(called, 0, 2), np.where(called, 1, 3))
+        groups = int(clusters.max()) + 1
+        flat = np.bincount(4 * clusters + cells, minlength=4 * groups)
+        return flat.reshape(groups, 4).astype(np.float64)
+
+    @cached_property
     def _resampled(self) -> Floats:
         """The measures of the resamples that hold both labels, shape (resamples, measures)."""
         return np.concatenate([weighted_measures(self, counts) for counts in _draws(self)])
@@ -161,7 +178,7 @@ class Evaluation:
         ranked = np.stack([_auc_influence(labels, scores), _ap_influence(labels, scores)], axis=1)
         by_group = np.zeros((int(clusters.max()) + 1, 2))
         np.add.at(by_group, clusters, ranked)
-        tables = _tables(self)
+        tables = self._tables
         total = tables.sum(axis=0)
         step = 1e-5 * np.eye(4) * total.sum()
         rise = _of_tables(total + step) - _of_tables(np.maximum(total - step, 0))
@@ -243,9 +260,8 @@ def weighted_measures(evaluation: Evaluation, counts: Floats) -> Floats:
         Shape (resamples, measures), in the order of ``MEASURES``.
     """
     labels, scores, clusters = _arrays(evaluation)
-    order = np.argsort(-scores, kind="stable")
     # A threshold after each distinct score, from the highest down.
-    ends = np.flatnonzero(np.diff(-scores[order], append=np.inf))
+    order, ends = evaluation._descending
     weights = counts[:, clusters[order]]
     called = np.cumsum(weights, axis=1)
     weights *= labels[order]
@@ -263,7 +279,7 @@ def weighted_measures(evaluation: Evaluation, counts: Floats) -> Floats:
     # Nothing called has no hits either.
     precision = np.divide(hits, np.maximum(called, 1e-9), out=hits)
     ap = precision.sum(axis=1) / positives
-    return np.column_stack([auc, ap, _of_tables(counts @ _tables(evaluation))])
+    return np.column_stack([auc, ap, _of_tables(counts @ evaluation._tables)])
 
 
 def _draws(evaluation: Evaluation) -> Iterator[Floats]:
@@ -288,16 +304,6 @@ def _draws(evaluation: Evaluation) -> Iterator[Floats]:
 def _arrays(evaluation: Evaluation) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
     """Return labels, scores and clusters, the latter numbered from 0 without gaps."""
     return evaluation.labels, evaluation.scores, evaluation.clusters  # type: ignore[return-value]
-
-
-def _tables(evaluation: Evaluation) -> Floats:
-    """Return true and false positives, false and true negatives, shape (groups, 4)."""
-    labels, scores, clusters = _arrays(evaluation)
-    called = scores >= evaluation.threshold
-    cells = np.where(labels == 1, np.where(called, 0, 2), np.where(called, 1, 3))
-    groups = int(clusters.max()) + 1
-    flat = np.bincount(4 * clusters + cells, minlength=4 * groups)
-    return flat.reshape(groups, 4).astype(np.float64)
 
 
 def _of_tables(tables: Floats) -> Floats:

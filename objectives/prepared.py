@@ -102,6 +102,17 @@ def prepare_data(
     return manifest, split.notes
 
 
+def prepared_directory(data: Path | None) -> Path:
+    """Return where the pairs for trials lie: ``data``, which must be there.
+
+    Raises:
+        RuntimeError: There is no prepared data.
+    """
+    if data is None:
+        raise RuntimeError("FineTune needs prepared data: call prepare() before any trial")
+    return data
+
+
 def _check_same(path: Path, wanted: Manifest, directory: Path) -> None:
     way_out = f"give the study another name (--study), or delete {directory} and the study"
     try:

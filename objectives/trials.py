@@ -19,6 +19,7 @@ from sentence_transformers import SentenceTransformer
 from objectives.cache import cached_embeddings
 from objectives.encoders import (
     choose_device,
+    count_parameters,
     freeze_lower,
     has_bf16,
     load_encoder,
@@ -26,9 +27,12 @@ from objectives.encoders import (
     set_dimension,
     set_dropout,
 )
-from objectives.evaluation import Matrix, Texts, encode, measure, score
+from objectives.evaluation import Matrix, Texts, encode, measure, score, similarities
+from objectives.metrics import summarise
 from objectives.models import parse_model
 from objectives.pairs import Pairs, read_jsonl
+from objectives.prepared import prepared_directory
+from objectives.scores import SCORES, pack_scores
 from objectives.space import Configuration
 from objectives.training import Run, Trained, remove_checkpoints, train
 
@@ -81,9 +85,7 @@ class Data:
         Raises:
             RuntimeError: There is no prepared data.
         """
-        directory = attempt.data
-        if directory is None:
-            raise RuntimeError("FineTune needs prepared data: call prepare() before any trial")
+        directory = prepared_directory(attempt.data)
         return cls(
             read_jsonl(directory / "train.jsonl"),
             read_jsonl(directory / "validation.jsonl"),
@@ -144,6 +146,7 @@ def score_baseline(trial: Any, base_model: str, attempt: CurrentAttempt) -> floa
     metrics = measure(embeddings, texts)
     metrics["evaluation_seconds"] = round(time.perf_counter() - started, 3)
     metrics["dimension"] = encoder.get_embedding_dimension()
+    metrics["parameters"] = count_parameters(encoder)
     trial.set_user_attr("metrics", metrics)
     return float(metrics["roc_auc"])
 
@@ -154,7 +157,8 @@ def run_trial(
     """Train, score and save; return the validation ROC AUC.
 
     Reports the score of a probe at some percents of the run, and the returned value at 100. Sets
-    the trial's ``metrics`` and ``model`` (the path of the saved model).
+    the trial's ``metrics``, ``model`` (the path of the saved model) and scores (see
+    ``objectives.scores``).
 
     Args:
         trial: An Optuna trial: for its reports and attributes; its parameters are drawn already.
@@ -187,10 +191,12 @@ def run_trial(
     started = time.perf_counter()
     if embeddings is None:
         embeddings = encode(encoder, texts.texts, precise=True)
-    metrics = measure(embeddings, texts)
+    scores = similarities(embeddings, texts)
+    metrics = summarise(texts.labels, scores)
     final_seconds = time.perf_counter() - started
     metrics |= {
         "dimension": int(embeddings.shape[1]),
+        "parameters": count_parameters(encoder),
         "num_samples": configuration.num_samples,
         "steps": trained.steps,
         "train_seconds": round(trained.train_seconds, 3),
@@ -201,6 +207,7 @@ def run_trial(
     remove_checkpoints(directory)
     trial.set_user_attr("metrics", metrics)
     trial.set_user_attr("model", str(model_path))
+    trial.set_user_attr(SCORES, pack_scores(scores))
     value = float(metrics["roc_auc"])
     trial.report(value, 100)
     return value

@@ -1,6 +1,6 @@
 """A model behind an API as a baseline: what its score would cost, and the score.
 
-What reaches the API are the texts of the validation pairs, and nothing else of the study.
+What reaches the API are the texts of the pairs that it is scored on, and nothing else of the study.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from objectives.apis.provider import ApiError, Provider
 from objectives.apis.retrying import Patience
 from objectives.apis.vectors import VectorCache, cache_directory
 from objectives.apis.voyage import Voyage
-from objectives.evaluation import Texts, measure
+from objectives.evaluation import Matrix, Similarities, Texts, measure, similarities
 from objectives.pairs import read_jsonl
 
 PROVIDERS: Mapping[str, Provider] = {
@@ -34,7 +34,7 @@ class Estimate:
     """What a score would take.
 
     Attributes:
-        texts: Distinct texts of the validation pairs.
+        texts: Distinct texts of the pairs.
         cached: How many of them have a vector already.
         tokens: About how many tokens the others have, rather too many.
         dollars: What they would cost; ``None`` if the price is unknown.
@@ -74,7 +74,7 @@ class ApiModel:
 
     Args:
         name: ``provider:model``.
-        data: Directory with the ``validation.jsonl`` that trials are scored on.
+        pairs: File of these, as ``objectives.pairs.write_jsonl`` writes them.
         dimensions: How long vectors are to be; ``None`` leaves it to the API.
         prices: Dollars for a million tokens by ``provider:model``, over the table's.
         patience: How long to go on with a request that fails.
@@ -86,7 +86,7 @@ class ApiModel:
     def __init__(
         self,
         name: str,
-        data: str | Path,
+        pairs: str | Path,
         dimensions: int | None = None,
         prices: Mapping[str, float] | None = None,
         patience: Patience | None = None,
@@ -103,7 +103,7 @@ class ApiModel:
         if dimensions is not None:
             self.params["dimension"] = dimensions
         self._dimensions = dimensions
-        self._data = Path(data)
+        self._pairs = Path(pairs)
         self._price = Price.of(name, prices or {})
         self._patience = patience or Patience()
         self._url = os.environ.get(self._provider.url_variable) or None
@@ -140,9 +140,7 @@ class ApiModel:
         Raises:
             ApiError: It cannot be scored. Vectors that were answered before are kept.
         """
-        texts = self._texts()
-        now = self._fill(self._cache.missing(texts.texts), say)
-        embeddings, tokens = self._cache.load(texts.texts)
+        texts, embeddings, tokens, now = self._embed(say)
         metrics = measure(embeddings, texts)
         metrics["dimension"] = int(embeddings.shape[1])
         return Score(
@@ -153,6 +151,21 @@ class ApiModel:
             round(now),
             self._price.dollars(now),
         )
+
+    def similarities(self, say: Callable[[str], None]) -> tuple[Similarities, int]:
+        """Return the cosine of each pair, and how long the vectors are.
+
+        Arguments and errors as for a score.
+        """
+        texts, embeddings, _, _ = self._embed(say)
+        return similarities(embeddings, texts), int(embeddings.shape[1])
+
+    def _embed(self, say: Callable[[str], None]) -> tuple[Texts, Matrix, float, float]:
+        """Return the texts, their vectors, and the tokens billed for them ever and just now."""
+        texts = self._texts()
+        now = self._fill(self._cache.missing(texts.texts), say)
+        embeddings, tokens = self._cache.load(texts.texts)
+        return texts, embeddings, tokens, now
 
     def _fill(self, missing: list[str], say: Callable[[str], None]) -> float:
         if not missing:
@@ -169,7 +182,7 @@ class ApiModel:
         )
 
     def _texts(self) -> Texts:
-        return Texts.of(read_jsonl(self._data / "validation.jsonl"))
+        return Texts.of(read_jsonl(self._pairs))
 
     def _require_sdk(self) -> None:
         if importlib.util.find_spec(self._provider.package) is None:

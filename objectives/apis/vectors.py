@@ -73,14 +73,17 @@ class VectorCache:
 
     def load(self, texts: Sequence[str]) -> tuple[np.ndarray, float]:
         """Return the vectors of ``texts``, shape (texts, dimension), and the tokens they cost."""
-        vectors, total = [], 0.0
+        vectors, total = np.empty((len(texts), 0), np.float32), 0.0
         with self._open() as database:
             question = "SELECT vector, tokens FROM vectors WHERE key = ?"
-            for text in texts:
-                vector, tokens = database.execute(question, (self._key(text),)).fetchone()
-                vectors.append(np.frombuffer(vector, "<f4"))
+            for row, text in enumerate(texts):
+                content, tokens = database.execute(question, (self._key(text),)).fetchone()
+                vector = np.frombuffer(content, "<f4")
+                if row == 0:  # a list of them all would take their memory twice
+                    vectors = np.empty((len(texts), vector.size), np.float32)
+                vectors[row] = vector
                 total += tokens
-        return np.stack(vectors), total
+        return vectors, total
 
     def _key(self, text: str) -> bytes:
         return hashlib.sha256(json.dumps([*self._identity, text]).encode()).digest()

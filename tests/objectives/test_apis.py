@@ -25,6 +25,7 @@ from objectives.apis.provider import RequestFailedError, wait_asked_for
 from objectives.apis.retrying import Patience
 from objectives.apis.vectors import VectorCache
 from objectives.evaluation import Texts, measure
+from objectives.metrics import roc_auc
 from objectives.pairs import write_jsonl
 from tests.api_loopback import KEY, ApiServer, Fault, tokens_of, vector
 from tests.objectives.conftest import make_pairs
@@ -34,6 +35,7 @@ for package in ("openai", "cohere", "voyageai"):
 
 PAIRS = make_pairs(120)
 TEXTS = Texts.of(PAIRS)
+PAIRS_FILE = "test.jsonl"
 
 MODELS = ["openai:text-embedding-3-small", "cohere:embed-v4.0", "voyage:voyage-3.5"]
 
@@ -47,7 +49,7 @@ def variable_of(model: str) -> str:
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
     """The three APIs, in the environment of somebody with keys and an empty cache."""
-    write_jsonl(PAIRS, tmp_path / "validation.jsonl")
+    write_jsonl(PAIRS, tmp_path / PAIRS_FILE)
     with ApiServer() as found:
         for name, value in found.environment(tmp_path / "cache").items():
             monkeypatch.setenv(name, value)
@@ -72,13 +74,16 @@ def ignore(line: str) -> None:
 def test_a_model_is_scored_on_the_vectors_of_its_api(
     name: str, server: ApiServer, tmp_path: Path
 ) -> None:
-    model = ApiModel(name, tmp_path)
+    model = ApiModel(name, tmp_path / PAIRS_FILE)
     estimate = model.estimate()
     assert server.requests == []
     score = model(ignore)
     size = 48 if name.startswith("cohere") else 64
     expected = measure(np.stack([vector(text, size) for text in TEXTS.texts]), TEXTS)
     assert score.metrics == {**expected, "dimension": size}
+    cosines, dimension = model.similarities(ignore)  # from what was paid for already
+    assert dimension == size
+    assert roc_auc(PAIRS.labels, cosines) == score.value
     assert score.value == expected["roc_auc"]
     assert 0.6 < score.value < 1
     assert (estimate.texts, estimate.cached) == (len(TEXTS.texts), 0)
@@ -93,10 +98,10 @@ def test_a_model_is_scored_on_the_vectors_of_its_api(
 def test_a_second_run_makes_no_request(
     name: str, server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = ApiModel(name, tmp_path)(ignore)
+    first = ApiModel(name, tmp_path / PAIRS_FILE)(ignore)
     count = len(server.requests)
     monkeypatch.delenv(variable_of(name))  # nor does it need a key
-    again = ApiModel(name, tmp_path)
+    again = ApiModel(name, tmp_path / PAIRS_FILE)
     assert again.estimate().cached == len(TEXTS.texts)
     assert again.estimate().dollars == 0
     second = again(ignore)
@@ -112,7 +117,7 @@ def test_a_second_run_makes_no_request(
 def test_what_may_pass_is_tried_again(name: str, server: ApiServer, tmp_path: Path) -> None:
     server.faults = [Fault(429, {"Retry-After": "8"}), Fault(500), Fault(503)]
     clock, said = Clock(), list[str]()
-    score = ApiModel(name, tmp_path, patience=clock.patience())(said.append)
+    score = ApiModel(name, tmp_path / PAIRS_FILE, patience=clock.patience())(said.append)
     assert score.value > 0.6
     statuses = [each.status for each in server.requests]
     assert statuses[:4] == [429, 500, 503, 200]
@@ -125,7 +130,7 @@ def test_what_may_pass_is_tried_again(name: str, server: ApiServer, tmp_path: Pa
 def test_it_gives_up_in_the_end(name: str, server: ApiServer, tmp_path: Path) -> None:
     server.faults = [Fault(500)] * 5
     clock = Clock()
-    model = ApiModel(name, tmp_path, patience=clock.patience(tries=4))
+    model = ApiModel(name, tmp_path / PAIRS_FILE, patience=clock.patience(tries=4))
     with pytest.raises(ApiError, match="failed 4 times in a row, the last time with: HTTP 500"):
         model(ignore)
     assert (len(server.requests), len(clock.slept)) == (4, 3)
@@ -138,7 +143,7 @@ def test_a_wrong_key_is_named_by_its_variable_and_never_shown(
     wrong = "sk-wrong-fedcba9876543210"
     monkeypatch.setenv(variable_of(name), wrong)
     with pytest.raises(ApiError, match=f"does not accept the key in {variable_of(name)}") as found:
-        ApiModel(name, tmp_path)(ignore)
+        ApiModel(name, tmp_path / PAIRS_FILE)(ignore)
     assert len(server.requests) == 1
     assert wrong not in "".join(traceback.format_exception(found.value))
 
@@ -152,7 +157,7 @@ def test_a_key_in_an_answer_is_taken_out(
     variable = url[name.partition(":")[0]]
     monkeypatch.setenv(variable, f"{os.environ[variable]}/{KEY}")
     with pytest.raises(ApiError, match=r"HTTP 404.*\(the key\)") as found:
-        ApiModel(name, tmp_path)(ignore)
+        ApiModel(name, tmp_path / PAIRS_FILE)(ignore)
     assert KEY not in "".join(traceback.format_exception(found.value))
 
 
@@ -164,15 +169,15 @@ def test_without_a_key_or_an_sdk_it_is_refused_before_any_request(
     with monkeypatch.context() as patch:
         patch.delenv(variable)
         with pytest.raises(ApiError, match=f"set the environment variable {variable}"):
-            ApiModel(name, tmp_path).estimate()
+            ApiModel(name, tmp_path / PAIRS_FILE).estimate()
         patch.setenv(variable, f"{KEY}\nmore")
         with pytest.raises(ApiError, match=f"{variable} holds characters that no key") as found:
-            ApiModel(name, tmp_path).estimate()
+            ApiModel(name, tmp_path / PAIRS_FILE).estimate()
         assert KEY not in str(found.value)
     extra = name.partition(":")[0]
     monkeypatch.setitem(sys.modules, {"voyage": "voyageai"}.get(extra, extra), None)
     with pytest.raises(ApiError, match=rf"pip install 'hpo\[{extra}\]'"):
-        ApiModel(name, tmp_path).estimate()
+        ApiModel(name, tmp_path / PAIRS_FILE).estimate()
     assert server.requests == []
 
 
@@ -180,14 +185,14 @@ def test_without_a_key_or_an_sdk_it_is_refused_before_any_request(
 def test_dimensions_are_asked_for_and_kept_apart(
     name: str, server: ApiServer, tmp_path: Path
 ) -> None:
-    full = ApiModel(name, tmp_path)(ignore)
-    model = ApiModel(name, tmp_path, dimensions=16)
+    full = ApiModel(name, tmp_path / PAIRS_FILE)(ignore)
+    model = ApiModel(name, tmp_path / PAIRS_FILE, dimensions=16)
     assert model.params == {"base_model": name, "dimension": 16}
     assert model.estimate().cached == 0
     small = model(ignore)
     assert small.metrics["dimension"] == 16
     assert small.value != full.value
-    assert ApiModel(name, tmp_path)(ignore).value == full.value
+    assert ApiModel(name, tmp_path / PAIRS_FILE)(ignore).value == full.value
 
 
 def test_dimensions_that_a_model_does_not_have_are_refused(
@@ -196,15 +201,15 @@ def test_dimensions_that_a_model_does_not_have_are_refused(
     with pytest.raises(
         ApiError, match=r"Cohere refused the request: HTTP 400, embed-multi.*has no"
     ):
-        ApiModel("cohere:embed-multilingual-v3.0", tmp_path, dimensions=16)(ignore)
+        ApiModel("cohere:embed-multilingual-v3.0", tmp_path / PAIRS_FILE, dimensions=16)(ignore)
     with pytest.raises(ApiError, match="64 dimensions, not the 16 that were asked for"):
-        ApiModel("voyage:stubborn", tmp_path, dimensions=16)(ignore)
+        ApiModel("voyage:stubborn", tmp_path / PAIRS_FILE, dimensions=16)(ignore)
     # What was not asked for is not kept as if it were.
-    assert ApiModel("voyage:stubborn", tmp_path, dimensions=16).estimate().cached == 0
+    assert ApiModel("voyage:stubborn", tmp_path / PAIRS_FILE, dimensions=16).estimate().cached == 0
 
 
 def test_what_no_waiting_mends_is_not_waited_for(server: ApiServer, tmp_path: Path) -> None:
-    model = ApiModel(MODELS[0], tmp_path)
+    model = ApiModel(MODELS[0], tmp_path / PAIRS_FILE)
     server.faults = [Fault(429, code="insufficient_quota")]
     with pytest.raises(ApiError, match="OpenAI refused the request: HTTP 429, deliberately"):
         model(ignore)
@@ -223,7 +228,7 @@ def test_a_server_that_is_not_there_is_no_answer(
     ):
         monkeypatch.setenv(variable, "http://127.0.0.1:9/v1")  # the port of nobody
         with pytest.raises(ApiError, match="failed 2 times in a row, the last time with: no ans"):
-            ApiModel(name, tmp_path, patience=clock.patience(tries=2))(ignore)
+            ApiModel(name, tmp_path / PAIRS_FILE, patience=clock.patience(tries=2))(ignore)
 
 
 KILLED = """
@@ -236,7 +241,7 @@ ApiModel("cohere:embed-v4.0", sys.argv[1])(print)
 
 def test_killed_half_way_it_goes_on_without_paying_again(server: ApiServer, tmp_path: Path) -> None:
     server.hang_at = 2
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)])
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / PAIRS_FILE)])
     try:
         assert server.hung.wait(30)
     finally:
@@ -244,7 +249,7 @@ def test_killed_half_way_it_goes_on_without_paying_again(server: ApiServer, tmp_
         process.wait()
     assert sum(server.paid().values()) == 2 * 96
     server.hang_at = None
-    model = ApiModel("cohere:embed-v4.0", tmp_path)
+    model = ApiModel("cohere:embed-v4.0", tmp_path / PAIRS_FILE)
     assert model.estimate().cached == 2 * 96
     score = model(ignore)
     assert server.paid() == dict.fromkeys(TEXTS.texts, 1)

@@ -16,7 +16,9 @@ import pytest
 
 from hpo import CurrentAttempt, attempt_context
 from objectives import FineTune
+from objectives.metrics import roc_auc
 from objectives.pairs import Pairs, read_jsonl, write_jsonl
+from objectives.scores import SCORES, unpack_scores
 from tests.objectives.conftest import make_pairs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -78,6 +80,12 @@ def run(prepared: Prepared, directory: Path, trial: Trial, **how: Any) -> float:
         return objective(trial)
 
 
+def count_parameters(path: str) -> int:
+    from sentence_transformers import SentenceTransformer
+
+    return sum(each.numel() for each in SentenceTransformer(path, device="cpu").parameters())
+
+
 def plain_score(path: str, pairs: Pairs) -> tuple[float, int]:
     """Score a saved model the way any user would, with nothing of this project but the pairs."""
     from sentence_transformers import SentenceTransformer
@@ -117,6 +125,9 @@ def test_the_saved_model_reproduces_the_value(
     assert metrics["roc_auc"] == value
     assert set(metrics) == set(FineTune.metrics)
     assert metrics["pairs"] == len(validation)
+    assert metrics["parameters"] == count_parameters(trial.user_attrs["model"])
+    scores = unpack_scores(trial.user_attrs[SCORES], len(validation), "this trial")
+    assert roc_auc(validation.labels, scores) == pytest.approx(value, abs=1e-6)
     assert min(metrics["train_seconds"], metrics["evaluation_seconds"]) > 0
     assert trial.reports[-1] == (100, value)
     assert json.loads(json.dumps(trial.user_attrs)) == trial.user_attrs
@@ -208,7 +219,9 @@ def test_the_baseline_is_the_untuned_model(
         value = objective.baseline(trial)
     score, _ = plain_score(str(tiny_model), read_jsonl(study / "data" / "validation.jsonl"))
     assert score == pytest.approx(value, abs=5e-5)
-    assert trial.user_attrs["metrics"]["roc_auc"] == value
+    metrics = trial.user_attrs["metrics"]
+    assert metrics["roc_auc"] == value
+    assert metrics["parameters"] == count_parameters(str(tiny_model))
 
 
 class KilledError(Exception):
