@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from hpo.design import settle
 from hpo.errors import InputError
 from hpo.executors.local import machine_slots
 from hpo.objective import Objective
@@ -33,6 +34,8 @@ def describe_plan(objective: Objective, settings: Settings) -> list[str]:
             except ValueError as error:
                 raise InputError(str(error)) from error
         lines += said
+    settings, design = settle(settings, objective)
+    lines[:0] = design
     aim = ", ".join(directions_of(settings, objective))
     lines += [
         f"trials   {settings.trials} finished (completed or pruned), {aim} "

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from pydantic import BaseModel
 
 from hpo.errors import InputError
+from hpo.grid import GRID
 from hpo.journal import UNWRITTEN
 
 RECORD = "hpo"
@@ -26,7 +27,7 @@ class StudyRecord(BaseModel):
         seed: The seed that splits and trials of this study use.
         directory: Where logs, checkpoints and models are.
         require: What a trial's metrics must meet to be feasible.
-        sampler: The sampler of the newest run.
+        sampler: The sampler of the newest run; ``grid`` stands for the design, and stays.
         pruner: The pruner of the newest run.
         source: A hash of the file that a plain function came from in the first run; ``None`` for
             an objective with options, which says by those what it does.
@@ -80,6 +81,7 @@ class StudyRecord(BaseModel):
                 "would not compare: go back to those settings, or start another study with "
                 f"--study NEW; with --from {name} it begins with the trials that fit."
             )
+        self._settle_design(old, name)
         self._settle_requirements(old, study)
         notes = []
         if old.seed != self.seed:
@@ -99,6 +101,16 @@ class StudyRecord(BaseModel):
         if kept != old:
             study.set_user_attr(RECORD, kept.model_dump(mode="json"))
         return notes
+
+    def _settle_design(self, old: StudyRecord, name: str) -> None:
+        """Refuse to go on with a grid as a search, or with a search as a grid."""
+        before, now = ("grid" if each.sampler == GRID else "search" for each in (old, self))
+        if before != now:
+            raise InputError(
+                f"study {name!r} was made with --design {before}, not {now}; a study's design "
+                f"cannot change: go back to it, or use --study NEW; with --from {name} that begins "
+                "with the trials that fit."
+            )
 
     def _settle_requirements(self, old: StudyRecord, study: Study) -> None:
         """Refuse other requirements than those that finished trials were judged by."""

@@ -9,14 +9,17 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from hpo.errors import InputError
+from hpo.grid import GRID, GridSampler
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: samplers.TPESampler(seed=seed),
     "random": lambda seed: samplers.RandomSampler(seed=seed),
     "qmc": lambda seed: samplers.QMCSampler(seed=seed, scramble=True),
     "nsgaii": lambda seed: samplers.NSGAIISampler(seed=seed),
+    GRID: GridSampler,
 }
-"""From a seed to a sampler. TPE's defaults in Optuna 5 are multivariate with a constant liar."""
+"""From a seed to a sampler. TPE's defaults in Optuna 5 are multivariate with a constant liar; the
+grid is that of ``--design grid``."""
 
 PRUNERS: dict[str, Callable[[], BasePruner]] = {
     "none": pruners.NopPruner,
@@ -32,7 +35,8 @@ PRUNERS: dict[str, Callable[[], BasePruner]] = {
 def make_sampler(name: str, seed: int) -> BaseSampler:
     """Return the sampler called ``name``. Raises :class:`InputError` if there is none."""
     if name not in SAMPLERS:
-        raise InputError(f"--sampler {name!r}: choose one of {', '.join(SAMPLERS)}.")
+        known = ", ".join(each for each in SAMPLERS if each != GRID)
+        raise InputError(f"--sampler {name!r}: choose one of {known}.")
     return SAMPLERS[name](seed)
 
 
