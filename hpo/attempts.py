@@ -1,4 +1,4 @@
-"""Attempts: the executions of a trial or of a baseline, as they are written down beside it.
+"""Attempts: the executions of a trial, or of what is none, as they are written down beside it.
 
 A trial's user attribute ``attempts`` lists them, oldest first. An attempt is written before it
 starts, again when it has a handle, and when it ends. The values of a finished one are part of its
@@ -99,9 +99,16 @@ def read_attempts(user_attrs: dict[str, Any]) -> list[Attempt]:
     return [Attempt.model_validate(record) for record in user_attrs.get(ATTEMPTS, [])]
 
 
-def trial_seed(study_seed: int, number: int) -> int:
-    """Return the seed of a trial: the same in every attempt, unrelated between trials."""
-    digest = hashlib.blake2b(f"{study_seed}:{number}".encode(), digest_size=4).digest()
+def trial_seed(study_seed: int, number: int, run: int | None = None) -> int:
+    """Return the seed of a trial: the same in every attempt, unrelated between trials.
+
+    Args:
+        study_seed: The study's seed.
+        number: The trial's number.
+        run: Which run of a finalist, each with a seed of its own; ``None`` for the trial itself.
+    """
+    text = f"{study_seed}:{number}" + ("" if run is None else f":{run}")
+    digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
@@ -122,7 +129,7 @@ class Attempted(ABC):
     """What attempts are made at, with those attempts; writes through to the storage.
 
     Attributes:
-        number: The trial's number, or that of baselines.
+        number: The trial's number, or that of what is none.
         label: What it tries, for people.
         attempts: All attempts, oldest first; the last one may be running.
     """

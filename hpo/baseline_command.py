@@ -73,14 +73,14 @@ def score_models(
 
     wanted = contenders(found, models, dimensions, found.settings.rates)
     check_joinable(found)
-    _agree(wanted, yes, say)
+    agree_to_cost(wanted, yes, say)
     for contender in wanted:
         score = contender(say)
         join(found, _record(contender, score))
         say(_line(found, contender, score))
 
 
-def _agree(wanted: Sequence[Contender], yes: bool, say: Callable[[str], None]) -> None:
+def agree_to_cost(wanted: Sequence[Contender], yes: bool, say: Callable[[str], None]) -> None:
     """Say what models may cost, and see that somebody agrees to it if that is anything.
 
     Raises:

@@ -1,20 +1,19 @@
 """Untuned models, scored once a study as the line to beat.
 
-A baseline is no trial, and what it takes to score it is written down all the same: a coordinator
-that comes back finds what runs, and pays for no score twice.
+They are extras of the study (``hpo.extras``): no score is paid for twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from optuna import Study
 
-from hpo.attempts import Attempt, Attempted
+from hpo.extras import Extra, attempted, attempts_of
 from hpo.objective import Objective
-from hpo.protocol import ATTEMPTS, BASELINE_TRIAL, Done
+from hpo.protocol import Done
 from hpo.status import Status
 
 BASELINES = "baselines"
@@ -26,35 +25,16 @@ BASELINE_ATTEMPTS = "baseline_attempts"
 
 
 @dataclass(eq=False)
-class Baseline(Attempted):
-    """An untuned model that is being scored: attempted like a trial, but no trial of the study.
+class Baseline(Extra):
+    """An untuned model that is being scored; its identity is what makes the model."""
 
-    Attributes:
-        study: Optuna's study, whose user attribute lists the attempts.
-        params: What makes the model.
-        label: The same for people.
-        attempts: All attempts, oldest first; the last one may be running.
-    """
+    attribute: ClassVar[str] = BASELINE_ATTEMPTS
 
-    study: Study
-    params: dict[str, Any]
-    label: str
-    attempts: list[Attempt]
-    number = BASELINE_TRIAL
-
-    def save(self) -> None:
-        """Write the attempts as they are; costs no writing if the storage has them so."""
-        written = attempted(self.study)
-        own = {"params": self.params, ATTEMPTS: self.records()}
-        if own not in written:
-            others = [each for each in written if each["params"] != self.params]
-            self.study.set_user_attr(BASELINE_ATTEMPTS, [*others, own])
-
-
-def attempted(study: Study) -> list[dict[str, Any]]:
-    """Return what is written down of attempts: ``params`` and ``attempts`` of each baseline."""
-    written: list[dict[str, Any]] = study.user_attrs.get(BASELINE_ATTEMPTS, [])
-    return written
+    @property
+    def params(self) -> dict[str, Any]:
+        """What makes the model."""
+        params: dict[str, Any] = self.identity["params"]
+        return params
 
 
 class Baselines:
@@ -86,11 +66,11 @@ class Baselines:
             self._compare(record["value"], self._label(record["params"]))
         known = [record["params"] for record in scored]
         offered: list[dict[str, Any]] = getattr(self._objective, "baselines", list)()
-        written = attempted(self._study)
+        written = attempted(self._study, BASELINE_ATTEMPTS)
+        identities = [{"params": each} for each in offered if each not in known]
         return [
-            Baseline(self._study, each, self._label(each), _attempts(written, each))
-            for each in offered
-            if each not in known
+            Baseline(self._study, each, self._label(each["params"]), attempts_of(written, each))
+            for each in identities
         ]
 
     def scored(self, baseline: Baseline, event: Done) -> None:
@@ -110,8 +90,3 @@ class Baselines:
         best = self._status.baseline
         if best is None or self._status.better(value, best[0]):
             self._status.baseline = (value, label)
-
-
-def _attempts(written: list[dict[str, Any]], params: dict[str, Any]) -> list[Attempt]:
-    records = (record for each in written if each["params"] == params for record in each[ATTEMPTS])
-    return [Attempt.model_validate(record) for record in records]

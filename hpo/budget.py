@@ -15,9 +15,12 @@ from optuna import Study
 from optuna.trial import FrozenTrial
 
 from hpo.attempts import Attempt
-from hpo.baselines import attempted
+from hpo.baselines import BASELINE_ATTEMPTS
+from hpo.evaluation import EVALUATION_ATTEMPTS
+from hpo.extras import attempted, is_extra
+from hpo.finalists import FINALIST_ATTEMPTS
 from hpo.importing import IMPORTED
-from hpo.protocol import ATTEMPTS, Usage
+from hpo.protocol import ATTEMPTS, Cause, Usage
 from hpo.status import Status
 
 COSTS = "costs"
@@ -71,19 +74,24 @@ class Budget:
         """Dollars of ``spent`` that belong to no attempt."""
         return self._other
 
-    def fits(self) -> bool:
-        """Return whether another attempt may start, whatever comes of it."""
+    def fits(self, held: float = 0.0) -> bool:
+        """Return whether another attempt may start, whatever comes of it.
+
+        Args:
+            held: Dollars that are to be left for what comes later.
+        """
         if self._limit is None or self._worst_case == 0:
             return True
-        return self.spent + self.reserved + self._worst_case <= self._limit + _ROUNDING
+        return self.spent + self.reserved + self._worst_case + held <= self._limit + _ROUNDING
 
-    def refusal(self) -> str:
+    def refusal(self, held: float = 0.0) -> str:
         """Say why no further attempt starts, once nothing runs that might give some back."""
         assert self._limit is not None
-        return (
+        said = (
             f"--max-cost {self._limit:g}: {dollars(self.spent)} are spent, and another attempt may "
             f"cost {dollars(self._worst_case)}"
         )
+        return said + (f"; about {dollars(held)} are kept for the finalists" if held else "")
 
     def reserve(self, attempt: str, amount: float | None = None) -> None:
         """Set money aside for an attempt that starts, or that is taken up while it runs.
@@ -135,6 +143,8 @@ class Ledger:
         self._status = status
         self.budget = Budget(limit, worst_case)
         self._written: float | None = None
+        self._full: dict[str, float] = {}
+        """What attempts cost that ran to their end, by id."""
         status.max_cost, status.worst_case = limit, worst_case
 
     def recount(self, trials: Iterable[FrozenTrial]) -> None:
@@ -153,6 +163,8 @@ class Ledger:
             cost = record.get("dollars", record.get("reserved"))
             if cost:
                 self.budget.recall(record["id"], cost)
+            if cost and record.get("cause") == Cause.OK and not is_extra(record["id"]):
+                self._full[record["id"]] = cost
         self.show()
 
     def reserve(self, attempt: Attempt) -> None:
@@ -160,10 +172,22 @@ class Ledger:
         self.budget.reserve(attempt.id, attempt.reserved)
         self.show()
 
-    def settle(self, attempt: str, usage: Usage | None) -> None:
-        """Charge an attempt that has ended."""
+    def settle(self, attempt: str, usage: Usage | None, full: bool = False) -> None:
+        """Charge an attempt that has ended.
+
+        Args:
+            attempt: Its id.
+            usage: What was billed; ``None`` if that is not known.
+            full: Whether it ran to its end.
+        """
         self.budget.settle(attempt, usage)
+        if full and usage is not None:
+            self._full[attempt] = usage.dollars
         self.show()
+
+    def expected(self, attempts: int) -> float:
+        """Return what so many full attempts may be expected to cost, by those that there were."""
+        return attempts * math.fsum(self._full.values()) / len(self._full) if self._full else 0.0
 
     def add(self, amount: float) -> None:
         """Charge what belongs to no attempt; :meth:`save` writes it down."""
@@ -184,9 +208,14 @@ class Ledger:
 
 
 def recorded_attempts(study: Study, trials: Iterable[FrozenTrial]) -> list[Mapping[str, Any]]:
-    """Return the records of all attempts that a study made, those at its baselines included.
+    """Return the records of all attempts that a study made, those at its extras included.
 
     A trial that was taken over from another study was paid for there.
     """
     own = [trial.user_attrs for trial in trials if IMPORTED not in trial.user_attrs]
-    return [record for each in [*own, *attempted(study)] for record in each.get(ATTEMPTS, [])]
+    extras = [
+        each
+        for kind in (BASELINE_ATTEMPTS, FINALIST_ATTEMPTS, EVALUATION_ATTEMPTS)
+        for each in attempted(study, kind)
+    ]
+    return [record for each in [*own, *extras] for record in each.get(ATTEMPTS, [])]

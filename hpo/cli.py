@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hpo import baseline_command, cli_model, cli_study
+from hpo import baseline_command, cli_model, cli_study, evaluate_command
 from hpo.cli_common import EXIT_INTERRUPTED, errors, say
 
 app = typer.Typer(
@@ -139,6 +139,17 @@ def run(
             help="What a trial's metrics must meet to win, such as 'recall>=0.5'. Repeatable.",
         ),
     ] = None,
+    design: Annotated[
+        str | None,
+        typer.Option(help="search (a sampler chooses) or grid (every combination of levels)."),
+    ] = None,
+    finalists: Annotated[
+        int | None,
+        typer.Option(help="So many of the best run again with new seeds. [default: 3]"),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="New seeds for each finalist. [default: 3]")
+    ] = None,
     from_study: Annotated[
         str | None,
         typer.Option(
@@ -258,6 +269,7 @@ app.command()(cli_study.trials)
 app.command()(cli_study.studies)
 app.command()(cli_study.enqueue)
 app.command()(baseline_command.baseline)
+app.command()(evaluate_command.evaluate)
 app.command()(cli_study.log)
 app.command()(cli_study.pull)
 app.command()(cli_model.export)

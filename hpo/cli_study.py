@@ -52,29 +52,40 @@ def studies(storage: Storage = None, as_json: AsJson = False) -> None:
 
 
 def best(study: Name = None, storage: Storage = None, as_json: AsJson = False) -> None:
-    """Show the best trial that meets the study's requirements, and where its model is."""
+    """Show the winner of a study, or else its best trial, and where its model is."""
     with _questions():
+        from hpo.evaluation import COMPARISON, EVALUATION, OPENINGS
+        from hpo.final_text import final_lines
+        from hpo.finalists import WINNER
         from hpo.queries import best_trials, find_study, requirement_lines
         from hpo.strict_json import to_json
         from hpo.summary import baselines_of, describe, trial_row
         from hpo.text import score
+        from hpo.winners import choice_of
 
         found = find_study(study, storage)
         trials = best_trials(found)
         if as_json:
             records = [trial_row(trial) for trial in trials]
             several = len(found.study.directions) > 1
-            print(to_json(records if several else records[0], indent=2))
+            finals = {
+                name: found.study.user_attrs[name]
+                for name in (WINNER, COMPARISON, EVALUATION, OPENINGS)
+                if name in found.study.user_attrs
+            }
+            print(to_json(records if several else {**records[0], **finals}, indent=2))
             return
         for trial in trials:
             print(describe(trial))
-            row = trial_row(trial)
-            for name, value in row["metrics"].items():
+            chosen = choice_of(found.study, trial)
+            for line in final_lines(found.study):
+                print(line)
+            for name, value in chosen.metrics.items():
                 print(f"  {name}: {score(value) if isinstance(value, float) else value}")
             for line in requirement_lines(found.study, trial):
                 print(f"  {line}")
-            if row["model"]:
-                print(f"  model: {row['model']}")
+            if chosen.model:
+                print(f"  model: {chosen.model}")
         for record in baselines_of(found.study):
             names = ", ".join(map(str, record["params"].values()))
             print(f"untuned {names}: {score(record['value'])}")

@@ -18,7 +18,7 @@ from hpo.errors import InputError
 from hpo.executors.local import LocalExecutor
 from hpo.objective import load_objective
 from hpo.plan import Plan
-from hpo.protocol import BASELINE_TRIAL, Done, Failed, ObjectiveSpec, Task
+from hpo.protocol import NO_TRIAL, Done, Failed, ObjectiveSpec, Task
 from hpo.queries import Found
 from hpo.record import RECORD, StudyRecord
 
@@ -108,17 +108,17 @@ def contenders(
             machine, or there is no such model.
     """
     record = _record_of(found)
-    data = Path(record.directory) / "data"
-    if not (data / "validation.jsonl").is_file():
+    pairs = Path(record.directory) / "data" / "validation.jsonl"
+    if not pairs.is_file():
         raise InputError(
-            f"study {found.study.study_name!r} left its validation pairs in {data}, which is not "
+            f"study {found.study.study_name!r} left its validation pairs in {pairs}, which is not "
             "on this machine (any more): score models where it was run."
         )
     api_model: Any = load_objective(ObjectiveSpec(reference=API_MODELS))
     made: list[Contender] = []
     for model in dict.fromkeys(models):
         with _refusals():
-            api = api_model(model, str(data), dimensions, prices)
+            api = api_model(model, str(pairs), dimensions, prices)
         made.append(ModelHere(found, record, model) if api is None else ModelBehindApi(api))
     return made
 
@@ -166,6 +166,24 @@ class ModelBehindApi:
         """
         with _refusals():
             return Score(**vars(self._model(say)))
+
+
+def behind_api(params: Mapping[str, Any], pairs: Path, prices: Mapping[str, float]) -> Contender:
+    """Return the model behind an API that a study's baseline is, to be scored on other pairs.
+
+    Args:
+        params: What makes the model, as the study records it.
+        pairs: The file of pairs.
+        prices: Dollars for a million tokens by model, over known ones.
+
+    Raises:
+        InputError: There is no such model.
+    """
+    api_model: Any = load_objective(ObjectiveSpec(reference=API_MODELS))
+    with _refusals():
+        return ModelBehindApi(
+            api_model(params["base_model"], str(pairs), params.get("dimension"), prices)
+        )
 
 
 @contextlib.contextmanager
@@ -217,9 +235,9 @@ class ModelHere:
             seed=self._record.seed,
             data=directory / "data",
         )
-        task = plan.baseline_task(self.params, Attempt.new(BASELINE_TRIAL, 1))
+        task = plan.baseline_task(self.params, Attempt.new(NO_TRIAL, 1))
         say(f"{self._model}: being scored by a worker process, which starts in some seconds")
-        ended = _run(task, getattr(objective, "preload", ()))
+        ended = run_here(task, getattr(objective, "preload", ()))
         if isinstance(ended, Failed):
             raise InputError(
                 f"{self._model} could not be scored ({ended.cause}): {ended.message}; what its "
@@ -228,7 +246,7 @@ class ModelHere:
         return Score(ended.values[0], ended.user_attrs.get("metrics", {}))
 
 
-def _run(task: Task, preload: Sequence[str]) -> Done | Failed:
+def run_here(task: Task, preload: Sequence[str]) -> Done | Failed:
     """Run one attempt in a worker process of its own, and return its end."""
     # A directory of its own: the study's may be in use by the workers of its coordinator.
     with (

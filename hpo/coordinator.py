@@ -8,8 +8,8 @@ The storage may go away at any statement. So whatever writes to it here can be d
 start: first everything is written, then what this process knows is changed.
 
 The module is long because its transitions share one state and are best read together. What can
-stand alone does: the roster of attempts, telling and counting, baselines, money, the journal, the
-database's health.
+stand alone does: the roster of attempts, telling and counting, baselines, the finals, money, the
+journal, the database's health.
 """
 
 from __future__ import annotations
@@ -33,13 +33,19 @@ from hpo.baselines import Baseline, Baselines
 from hpo.budget import Ledger
 from hpo.database import Database
 from hpo.errors import InputError, StudyStoppedError
+from hpo.evaluation import Evaluation
 from hpo.executors import Executor
+from hpo.extras import Extra
+from hpo.finalists import FinalistRun
+from hpo.finals import Finals
+from hpo.grid import has_more
 from hpo.importing import TrialImport
 from hpo.journal import Journal
 from hpo.known_space import KnownSpace
 from hpo.objective import Objective
 from hpo.plan import Plan
 from hpo.protocol import (
+    SCORES,
     AnyEvent,
     Cause,
     Direction,
@@ -49,10 +55,12 @@ from hpo.protocol import (
     SetAttr,
     Started,
     Suggest,
+    Suggested,
     Task,
     Verdict,
 )
 from hpo.roster import Roster, Running
+from hpo.scores import keep_scores, scores_path
 from hpo.status import Observer, RunningTrial, Status
 from hpo.telling import Teller
 from hpo.text import duration, parameter, score
@@ -114,9 +122,9 @@ class Coordinator:
         self._directions: tuple[Direction, ...] = tuple(
             "maximize" if each.name == "MAXIMIZE" else "minimize" for each in study.directions
         )
-        self._waiting: deque[LiveTrial | Baseline] = deque()
+        self._waiting: deque[LiveTrial | Extra] = deque()
         self._lost: Counter[int | str] = Counter()
-        """Attempts lost to the infrastructure, by trial number or baseline."""
+        """Attempts lost to the infrastructure, by trial number or label of an extra."""
         self._journal = Journal(plan.journal)
         self._taken_up = False
         """Whether this process knows what the storage held when it started."""
@@ -140,6 +148,9 @@ class Coordinator:
         self._teller = Teller(study, plan, self.status, self._announcer, imports, executor.discard)
         self._baselines = Baselines(study, objective, self._label, self.status)
         self._ledger = Ledger(study, self.status, plan.max_cost, executor.worst_case)
+        self._finals = Finals(
+            study, objective, plan, self._label, self.status, self._announcer, executor.discard
+        )
 
     # Requests from outside the loop, such as a signal handler: they set a flag and return.
 
@@ -315,20 +326,22 @@ class Coordinator:
         trials = self.study.get_trials(deepcopy=False)
         self._teller.recount(trials)
         self._ledger.recount(trials)
+        self._finals.forget()
         self._drop_superseded(trials)
         if not self._taken_up:
             self.status.finished_before = self.status.finished
         known = {live.number for live in self._running.trials()}
         running = self._running.subjects()
-        # Not a baseline whose start was cut short by an outage after it had begun.
+        # Not one whose start was cut short by an outage after it had begun.
         self._waiting = deque(
-            each for each in self._waiting if isinstance(each, Baseline) and each not in running
+            each for each in self._waiting if isinstance(each, Extra) and each not in running
         )
         for trial in trials:
             if trial.state is TrialState.RUNNING and trial.number not in known:
                 self._resume(trial)
         if not self._taken_up:
             self._resume_baselines()
+            self._resume_finals()
             self.status.spent_before = self.status.spent
         self._taken_up, self._stale = True, False
 
@@ -348,12 +361,19 @@ class Coordinator:
             else:
                 self._line_up(baseline)
 
+    def _resume_finals(self) -> None:
+        """Find what still runs of the finals; what does not begins again in its turn."""
+        for extra in self._finals.unfinished():
+            last = extra.last
+            if last is not None and not any(map(extra.is_same, self._running.subjects())):
+                self._resume_open(extra, last)
+
     def _drop_superseded(self, trials: list[FrozenTrial]) -> None:
         """Stop attempts whose trial was ended, or tried again, while the study was not ours."""
         found = {trial.number: trial for trial in trials}
         for attempt, running in self._running.items():
             live = running.subject
-            if isinstance(live, Baseline) or running.abandoned:
+            if isinstance(live, Extra) or running.abandoned:
                 continue
             trial = found.get(live.number)
             noted = read_attempts(trial.user_attrs) if trial is not None else []
@@ -365,7 +385,7 @@ class Coordinator:
                 self._ended_outside(live)
 
     @contextmanager
-    def _unless_ended(self, live: LiveTrial | Baseline) -> Iterator[None]:
+    def _unless_ended(self, live: LiveTrial | Extra) -> Iterator[None]:
         """Write to a trial, unless it was told by somebody else, such as a person at the dashboard.
 
         What runs of it is in vain then, and is stopped.
@@ -375,7 +395,7 @@ class Coordinator:
         except UpdateFinishedTrialError:
             self._ended_outside(live)
 
-    def _ended_outside(self, live: LiveTrial | Baseline) -> None:
+    def _ended_outside(self, live: LiveTrial | Extra) -> None:
         self._announcer.note("stop", f"trial {live.number} was ended from outside", live)
         self._stale = True
         for attempt, running in self._running.items():
@@ -399,14 +419,14 @@ class Coordinator:
         else:
             self._teller.failed(live, last)
 
-    def _resume_open(self, subject: LiveTrial | Baseline, last: Attempt) -> None:
-        """Go on with a trial or a baseline whose last attempt has no end yet."""
+    def _resume_open(self, subject: LiveTrial | Extra, last: Attempt) -> None:
+        """Go on with a trial or an extra whose last attempt has no end yet."""
         running = self._run_of(subject)
         running.view.started = last.machine is not None
         for event in self._journal.of(last.id):
             self._handle_of(running, event)
         if last.cause is Cause.STOPPED:
-            self._waiting.append(subject)
+            self._line_up(subject)
         if last.end is not None:
             return
         if self._executor.attach(self._task(subject, last), last.handle):
@@ -419,13 +439,13 @@ class Coordinator:
         subject.save()
         self._line_up(subject)
 
-    def _line_up(self, subject: LiveTrial | Baseline) -> None:
+    def _line_up(self, subject: LiveTrial | Extra) -> None:
         if isinstance(subject, LiveTrial):
             self._announcer.note(
                 "retry", f"trial {subject.number} goes on where the last run left it", subject
             )
             self._waiting.append(subject)
-        elif self._plan.trials > self.status.finished:
+        elif isinstance(subject, Baseline) and self._plan.trials > self.status.finished:
             self._waiting.appendleft(subject)
 
     def _trial_id(self, number: int) -> int:
@@ -435,7 +455,7 @@ class Coordinator:
     # Dispatch.
 
     def _dispatch(self) -> None:
-        """Fill the executor: first what waits, then new trials."""
+        """Fill the executor: first what waits, then new trials, and at last the finals."""
         while len(self._running) < self._executor.capacity:
             self._heed_the_teller()
             if self._interrupted or self._handed_over:
@@ -447,11 +467,11 @@ class Coordinator:
                 self._submit(self._waiting[0])
                 self._waiting.popleft()
                 continue
-            if self.ended_early:
-                return
-            if self.status.finished + len(self._running.trials()) >= self._plan.trials:
-                return
-            if not self._is_affordable():
+            if self._is_searched():
+                if not self._submit_final():
+                    return
+                continue
+            if not self._is_affordable(self._ledger.expected(self._finals.attempts_ahead)):
                 return
             live = LiveTrial.of(self.study.ask())
             if self._sample(live):
@@ -460,13 +480,38 @@ class Coordinator:
                 self._announcer.note("ask", f"trial {live.number}: {what}", live, sampler=sampler)
                 self._submit(live)
 
-    def _is_affordable(self) -> bool:
-        """Whether another attempt may start; what runs may yet cost less than is set aside."""
+    def _is_searched(self) -> bool:
+        """Whether no further trials start."""
+        started = self.status.finished + len(self._running.trials())
+        if self.ended_early or started >= self._plan.trials:
+            return True
+        return not has_more(self.study)  # until a running trial shows more, perhaps
+
+    def _submit_final(self) -> bool:
+        """Start what comes next of the finals; False if nothing can start now."""
+        if self.ended_early in (INTERRUPTED, STOPPED) or self._running.trials():
+            return False
+        extra = self._finals.next(self._running.subjects())
+        if extra is None:
+            return False
+        if not self._ledger.budget.fits():
+            if not self._running:
+                self._finals.stop(self._ledger.budget.refusal())
+            return False
+        self._submit(extra)
+        return True
+
+    def _is_affordable(self, held: float = 0.0) -> bool:
+        """Whether another attempt may start; what runs may yet cost less than is set aside.
+
+        Args:
+            held: Dollars that are kept for what comes later.
+        """
         budget = self._ledger.budget
-        if budget.fits():
+        if budget.fits(held):
             return True
         if not self._running:
-            self.drain(budget.refusal())
+            self.drain(budget.refusal(held))
         return False
 
     def _sample(self, live: LiveTrial) -> bool:
@@ -505,7 +550,7 @@ class Coordinator:
         self._storage.set_trial_state_values(self._trial_id(live.number), TrialState.WAITING)
         raise InputError(difference)
 
-    def _submit(self, subject: LiveTrial | Baseline) -> None:
+    def _submit(self, subject: LiveTrial | Extra) -> None:
         with self._unless_ended(subject):
             # A half-asked trial of an earlier coordinator still lacks parameters.
             if isinstance(subject, LiveTrial) and not subject.sampled and not self._sample(subject):
@@ -528,13 +573,22 @@ class Coordinator:
                 )
             subject.save()
 
-    def _task(self, subject: LiveTrial | Baseline, attempt: Attempt) -> Task:
-        if isinstance(subject, Baseline):
-            return self._plan.baseline_task(subject.params, attempt)
-        return self._plan.trial_task(subject, attempt, self._directions)
+    def _task(self, subject: LiveTrial | Extra, attempt: Attempt) -> Task:
+        match subject:
+            case Baseline():
+                return self._plan.baseline_task(subject.params, attempt)
+            case FinalistRun():
+                return self._plan.finalist_task(subject, attempt, self._directions)
+            case Evaluation():
+                return self._plan.evaluation_task(subject, attempt)
+            case LiveTrial():
+                return self._plan.trial_task(subject, attempt, self._directions)
+        raise AssertionError(f"no task for {subject!r}")
 
-    def _run_of(self, subject: LiveTrial | Baseline) -> Running:
+    def _run_of(self, subject: LiveTrial | Extra) -> Running:
         view = RunningTrial(subject.number, subject.label, len(subject.attempts))
+        if isinstance(subject, Extra):
+            view.name = "base" if isinstance(subject, Baseline) else "final"
         return Running(subject, view)
 
     # Events.
@@ -575,15 +629,16 @@ class Coordinator:
         self._handle_of(running, event)
 
     def _handle_of(self, running: Running, event: AnyEvent) -> None:
-        if isinstance(running.subject, Baseline):
-            self._handle_baseline(running.subject, event)
+        if isinstance(running.subject, Extra):
+            self._handle_extra(running, running.subject, event)
         else:
             self._handle_trial(running, running.subject, event)
         self._forget_ended(event)
 
     def _forget_ended(self, event: AnyEvent) -> None:
         if isinstance(event, Done | Failed):
-            self._ledger.settle(event.attempt, event.usage)
+            full = isinstance(event, Done) and event.state == "complete"
+            self._ledger.settle(event.attempt, event.usage, full)
             self._running.forget(event.attempt)
 
     def _handle_trial(self, running: Running, live: LiveTrial, event: AnyEvent) -> None:
@@ -602,9 +657,17 @@ class Coordinator:
                 case SetAttr():
                     live.set_attr(event.key, event.value)
                 case Done():
-                    self._teller.done(live, event)
+                    self._teller.done(live, self._without_scores(live, event))
                 case Failed():
                     self._attempt_failed(live, event)
+
+    def _without_scores(self, live: LiveTrial, event: Done) -> Done:
+        """Put a trial's scores where they are kept; return the event without them."""
+        attrs = dict(event.user_attrs)
+        text = attrs.pop(SCORES, None)
+        if isinstance(text, str) and event.state == "complete":
+            keep_scores(scores_path(self._plan.directory, live.number), text)
+        return event.model_copy(update={"user_attrs": attrs})
 
     def _report(self, running: Running, live: LiveTrial, event: Report) -> None:
         live.report(event.step, event.value)
@@ -651,39 +714,60 @@ class Coordinator:
         assert attempt.cause is not None
         return attempt.cause.is_infrastructure and self._lost[live.number] < self._plan.retries
 
-    def _handle_baseline(self, baseline: Baseline, event: AnyEvent) -> None:
+    def _handle_extra(self, running: Running, extra: Extra, event: AnyEvent) -> None:
         match event:
             case Started():
-                attempt = baseline.attempts[-1]
+                attempt = extra.attempts[-1]
                 attempt.machine, attempt.device = event.machine, event.device
-            case Done():
-                self._baselines.scored(baseline, event)
-                baseline.end(event)
+            case Report():
+                # Nothing prunes it: it is there to run to its end.
+                running.view.step, running.view.value = event.step, event.value
+                self._executor.reply(event.attempt, Verdict(step=event.step, prune=False))
+            case Suggest():
+                error = f"{extra.label} has no parameter {event.name!r}: the objective has changed"
+                self._executor.reply(event.attempt, Suggested(name=event.name, error=error))
+            case Done(state="complete"):
+                self._keep_answer(extra, event)
+                extra.end(event)
+            case Done() | Failed():
+                self._extra_failed(extra, event)
+
+    def _keep_answer(self, extra: Extra, event: Done) -> None:
+        match extra:
+            case Baseline():
+                self._baselines.scored(extra, event)
                 value = event.values[0]
                 self._announcer.note(
                     "baseline",
-                    f"{baseline.label}, untuned: {score(value)}",
-                    baseline,
-                    params=baseline.params,
+                    f"{extra.label}, untuned: {score(value)}",
+                    extra,
+                    params=extra.params,
                     value=value,
                 )
-            case Failed():
-                self._baseline_failed(baseline, event)
+            case FinalistRun():
+                self._finals.ran(extra, event)
+            case Evaluation():
+                self._finals.evaluated(extra, event)
 
-    def _baseline_failed(self, baseline: Baseline, event: Failed) -> None:
-        baseline.end(event)
-        if event.cause is Cause.STOPPED:
+    def _extra_failed(self, extra: Extra, event: Done | Failed) -> None:
+        attempt = extra.end(event)
+        if attempt.cause is Cause.STOPPED:
             return  # it is left to the next run
-        if event.cause.is_infrastructure and self._lost[baseline.label] < self._plan.retries:
-            self._lost[baseline.label] += 1
-            self._waiting.appendleft(baseline)
-            return
+        assert attempt.cause is not None
+        if attempt.cause.is_infrastructure:
+            if self._lost[extra.label] < self._plan.retries:
+                self._lost[extra.label] += 1
+                self._waiting.appendleft(extra)
+                return
+            self._finals.skip(extra)
+        said = ", untuned, could not be scored" if isinstance(extra, Baseline) else " failed"
         self._announcer.note(
             "failed",
-            f"{baseline.label}, untuned, could not be scored ({event.cause}): {event.message}",
-            baseline,
-            event.log_tail,
-            cause=str(event.cause),
+            f"{extra.label}{said} ({attempt.cause}): {attempt.message or 'it pruned itself'}",
+            extra,
+            event.log_tail if isinstance(event, Failed) else "",
+            cause=str(attempt.cause),
+            traceback=event.traceback if isinstance(event, Failed) else "",
         )
 
     # Bookkeeping.

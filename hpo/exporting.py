@@ -20,22 +20,21 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.attempts import trial_seed
 from hpo.errors import InputError
+from hpo.evaluation import EVALUATION
 from hpo.model_card import Card, render, shareable
 from hpo.objective import Objective, load_objective
 from hpo.protocol import ObjectiveSpec
-from hpo.publishing import Published, bring, model_of
+from hpo.publishing import Published, bring
 from hpo.queries import Found, best_trials, recorded_directory, requirement_lines
 from hpo.record import RECORD, StudyRecord
 from hpo.retention import ELSEWHERE, MODEL
 from hpo.strict_json import to_json
 from hpo.summary import baselines_of, describe
+from hpo.text import score
+from hpo.winners import Chosen, choice_of, winner_of
 
 MARKER = "hpo.json"
 """A file in every directory that hpo exported: what the card says, for programs."""
-
-EVALUATION = "evaluation"
-"""The study's user attribute with scores on the test split: ``{measure: {value, low, high}}``, and
-``trial``, the number of the trial whose they are."""
 
 
 def export(
@@ -49,7 +48,7 @@ def export(
 
     Args:
         found: The study.
-        number: The trial; ``None`` for the best.
+        number: The trial, for the model that it left; ``None`` for the model that won.
         out: The directory.
         say: Takes what was done, line by line.
         hub_id: Where the model is going to be on the hub, if it is going there.
@@ -59,16 +58,17 @@ def export(
     """
     place = check_place(out)
     trial = find_trial(found, number)
-    model = _weights(found, trial)
+    chosen = Chosen(trial) if number is not None else choice_of(found.study, trial)
+    model = _weights(found, chosen)
     say(f"from  {describe(trial)}")
     say(f"      {model}")
-    card = card_of(found, trial, hub_id or place.name)
+    card = card_of(found, chosen, hub_id or place.name)
     try:
         write_model(model, place, card, say)
     except InputError as error:
         if not (model.startswith(ELSEWHERE) and _is_missing(error)):
             raise
-        raise _gone(found, trial, model) from error
+        raise _gone(found, chosen, model) from error
     return place
 
 
@@ -108,57 +108,60 @@ def find_trial(found: Found, number: int | None) -> FrozenTrial:
     return trial
 
 
-def _weights(found: Found, trial: FrozenTrial) -> str:
-    """Return where a trial's weights are.
+def _weights(found: Found, chosen: Chosen) -> str:
+    """Return where a model's weights are.
 
     Raises:
         InputError: Nowhere within reach.
     """
-    name, number = found.study.study_name, trial.number
-    model = model_of(trial)
+    name, model = found.study.study_name, chosen.model
     if model is None:
         raise InputError(
-            f"trial {number} of study {name!r} left no model: its objective set no user attribute "
+            f"{chosen.name} of study {name!r} left no model: its objective set no user attribute "
             f"{MODEL!r}."
         )
     if not model.startswith(ELSEWHERE) and not Path(model).is_dir():
-        raise _gone(found, trial, model)
+        raise _gone(found, chosen, model)
     return model
 
 
-def _gone(found: Found, trial: FrozenTrial, model: str) -> InputError:
-    name, number = found.study.study_name, trial.number
+def _gone(found: Found, chosen: Chosen, model: str) -> InputError:
+    name, number = found.study.study_name, chosen.trial.number
     return InputError(
-        f"the weights of trial {number} of study {name!r} are not at {model} (any more): a study "
+        f"the weights of {chosen.name} of study {name!r} are not at {model} (any more): a study "
         "keeps those of its best trials only (--keep), where it ran. Train it again: "
         f"hpo train --study {name} --params {number} --out DIR"
     )
 
 
-def card_of(found: Found, trial: FrozenTrial, place: str) -> Card:
-    """Return the card of a trial's model, as far as the study says.
+def card_of(found: Found, chosen: Chosen, place: str) -> Card:
+    """Return the card of a model, as far as the study says.
 
     Args:
         found: The study.
-        trial: The trial.
+        chosen: The model.
         place: How to load the model.
     """
-    study = found.study
+    study, trial = found.study, chosen.trial
     record = StudyRecord.of(study) if RECORD in study.user_attrs else None
     made: dict[str, Any] = {"made by": made_by(), "study": study.study_name, "trial": trial.number}
     if record is not None:
-        made["seed"] = trial_seed(record.seed, trial.number)
-    metrics = trial.user_attrs.get("metrics")
+        made["seed"] = trial_seed(record.seed, trial.number, chosen.number)
+    if (winner := winner_of(study)) is not None and chosen.run is not None:
+        made["chosen by"] = (
+            f"the mean of {winner['seeds']} seeds on validation, {score(winner['mean'])} ± "
+            f"{winner['std']:.4f}; this model is the best of them"
+        )
     return Card(
         place=place,
         params=trial.params,
-        metrics=metrics if isinstance(metrics, Mapping) else {},
+        metrics=chosen.metrics,
         made=made,
         origin=_origin(record, trial.params),
         untuned=untuned_metrics(study, trial.params),
         data=manifest_of(recorded_directory(study)),
         rules=requirement_lines(study, trial),
-        test=test_scores(study, trial.number),
+        test=test_scores(study, chosen),
     )
 
 
@@ -207,17 +210,13 @@ def manifest_of(directory: Path | None) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-def test_scores(study: Study, number: int) -> Mapping[str, Mapping[str, Any]] | None:
-    """Return a trial's scores on the test split, if it was opened for this trial."""
+def test_scores(study: Study, chosen: Chosen) -> Mapping[str, Any] | None:
+    """Return what is known of a model on the test split, if that was opened for this model."""
     evaluation = study.user_attrs.get(EVALUATION)
-    if not isinstance(evaluation, Mapping) or evaluation.get("trial", number) != number:
+    whose = (chosen.trial.number, chosen.number)
+    if not isinstance(evaluation, Mapping) or (evaluation["trial"], evaluation["run"]) != whose:
         return None
-    found = {
-        name: measure
-        for name, measure in evaluation.items()
-        if isinstance(measure, Mapping) and isinstance(measure.get("value"), int | float)
-    }
-    return found or None
+    return evaluation
 
 
 def check_place(out: Path) -> Path:

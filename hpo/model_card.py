@@ -49,7 +49,7 @@ class Card:
         untuned: The metrics of the untuned base model on the same pairs; ``None`` if unknown.
         data: The manifest of the data; ``None`` if it is not at hand.
         rules: What the study required of the model, and whether it meets that.
-        test: ``{measure: {value, low, high}}`` on the test split; ``None`` if it was not opened.
+        test: The evaluation on the test split; ``None`` if it was not opened for this model.
     """
 
     place: str
@@ -60,7 +60,7 @@ class Card:
     untuned: Mapping[str, Any] | None = None
     data: Mapping[str, Any] | None = None
     rules: Sequence[str] = ()
-    test: Mapping[str, Mapping[str, Any]] | None = None
+    test: Mapping[str, Any] | None = None
 
 
 def render(card: Card) -> str:
@@ -129,9 +129,13 @@ def _source(data: Mapping[str, Any] | None) -> str:
     """Return where the pairs came from: a name, without the directories of whoever had them."""
     if data is None:
         return "labelled pairs"
-    source = str(data.get("source"))
-    is_path = source[:1] in ("/", ".", "~") or source.count("/") > 1 or Path(source).suffix
-    return Path(source).name if is_path else source
+    return _without_directories(str(data.get("source")))
+
+
+def _without_directories(name: str) -> str:
+    """Return the last part of what is a path, and anything else, such as a hub's id, as it is."""
+    is_path = name[:1] in ("/", ".", "~") or name.count("/") > 1 or Path(name).suffix
+    return Path(name).name if is_path else name
 
 
 def _introduction(card: Card) -> str:
@@ -205,19 +209,36 @@ def _pairs(metrics: Mapping[str, Any]) -> str:
     )
 
 
-def _test(test: Mapping[str, Mapping[str, Any]] | None) -> str:
+def _test(test: Mapping[str, Any] | None) -> str:
     if not test:
         return "The test split was not opened for this model."
-    rows = []
-    for name, measure in test.items():
-        low, high = _number(measure.get("low")), _number(measure.get("high"))
-        interval = f"{score(low)} to {score(high)}" if low is not None and high is not None else ""
-        rows.append((MEASURES.get(name, name), score(measure["value"]), interval))
+    rows = [
+        (MEASURES[name], *_estimate(test["measures"][name]))
+        for name in MEASURES
+        if name in test["measures"]
+    ]
     said = (
-        "Measured on pairs that neither trained the model nor chose its parameters, at the "
-        "threshold above."
+        f"Measured on {test['pairs']:,} pairs that neither trained the model nor chose its "
+        "parameters, at the threshold above. Intervals are by bootstrap over groups of pairs that "
+        "share a text."
     )
-    return _table(("measure", "value", "95 % interval"), rows) + f"\n\n{said}"
+    parts = [_table(("measure", "value", "95 % interval"), rows), said]
+    beside = [
+        (
+            ", ".join(_without_directories(str(part)) for part in each["params"].values()),
+            *_estimate(each["differences"]["roc_auc"]),
+        )
+        for each in test["baselines"]
+        if "differences" in each
+    ]
+    if beside:
+        parts.append(_table(("ROC AUC beyond", "difference", "95 % interval"), beside))
+    return "\n\n".join([*parts, *([test["caution"]] if test.get("caution") else [])])
+
+
+def _estimate(measure: Mapping[str, Any]) -> tuple[str, str]:
+    low, high = score(measure["low"]), score(measure["high"])
+    return score(measure["value"]), f"{low} to {high}"
 
 
 def _data(data: Mapping[str, Any] | None) -> str:

@@ -13,12 +13,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.attempts import Attempt, read_attempts
 from hpo.budget import dollars, limit_text
+from hpo.feasible import is_feasible
 from hpo.importing import IMPORTED
 from hpo.plan import Plan
 from hpo.requirements import MissingMetricError, Requirement, metric_of
 from hpo.retention import MODEL
 from hpo.status import Status
-from hpo.tally import is_feasible
 from hpo.text import duration, parameter, score
 
 STUDY_LIMIT = 1900

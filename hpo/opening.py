@@ -20,6 +20,7 @@ from hpo.errors import InputError
 from hpo.executors import Executor
 from hpo.executors.inline import InlineExecutor
 from hpo.executors.local import LocalExecutor
+from hpo.finalists import finalists_of
 from hpo.importing import TrialImport
 from hpo.known_space import KnownSpace
 from hpo.objective import Objective, load_objective, source_hash, spec_of_reference
@@ -198,6 +199,7 @@ def check_requirements(settings: Settings, objective: Objective) -> None:
         InputError: They cannot.
     """
     several = len(directions_of(settings, objective)) > 1
+    finalists_of(settings, objective, several)
     for name in ("target", "patience"):
         if several and getattr(settings, name) is not None:
             raise InputError(

@@ -8,9 +8,11 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, distribution_to_json
 
-from hpo.attempts import Attempt, LiveTrial, trial_seed
+from hpo.attempts import Attempt, LiveTrial, travelling, trial_seed
+from hpo.evaluation import ASSET, FINAL, Evaluation
+from hpo.finalists import FinalistRun
 from hpo.journal import UNWRITTEN
-from hpo.protocol import BASELINE_TRIAL, Direction, ObjectiveSpec, Param, Task
+from hpo.protocol import NO_TRIAL, Direction, ObjectiveSpec, Param, Task
 from hpo.requirements import Requirement
 
 
@@ -34,6 +36,8 @@ class Plan:
         keep: How many of the best trials keep their directory.
         data: What the objective's ``prepare`` wrote for trials.
         max_cost: Dollars that the study may cost, over all its runs; ``None`` for no limit.
+        finalists: So many of the best configurations run again before one wins.
+        seeds: With so many new seeds each.
     """
 
     study: str
@@ -51,6 +55,8 @@ class Plan:
     keep: int = 3
     data: Path | None = None
     max_cost: float | None = None
+    finalists: int = 0
+    seeds: int = 3
 
     @property
     def journal(self) -> Path:
@@ -62,11 +68,17 @@ class Plan:
         """Where every trial has a directory for its checkpoints and its model."""
         return self.directory / "trials"
 
+    @property
+    def test(self) -> Path:
+        """Where an objective's ``prepare`` puts the test split, if it makes one."""
+        return self.directory / "test.jsonl"
+
     def trial_task(
         self, live: LiveTrial, attempt: Attempt, directions: tuple[Direction, ...]
     ) -> Task:
         """Return the task of a trial's newest attempt."""
         start = live.trial.datetime_start
+        place = f"{self.trials_directory.name}/{live.number}"
         return Task(
             attempt=attempt.id,
             study=self.study,
@@ -78,7 +90,8 @@ class Plan:
             directions=directions,
             created=start.isoformat() if start is not None else attempt.start,
             seed=trial_seed(self.seed, live.number),
-            directory=str(self.trials_directory / str(live.number)),
+            directory=str(self.directory / place),
+            place=place,
             resume=len(live.attempts) > 1,
             data=self._data(),
             log=self._log(f"trial-{live.number:04d}-attempt-{len(live.attempts)}"),
@@ -89,7 +102,7 @@ class Plan:
         return Task(
             attempt=attempt.id,
             study=self.study,
-            number=BASELINE_TRIAL,
+            number=NO_TRIAL,
             method="baseline",
             objective=self.spec,
             params={
@@ -101,8 +114,48 @@ class Plan:
             created=attempt.start,
             seed=self.seed,
             directory=str(self.directory / "baselines"),
+            place="baselines",
             data=self._data(),
             log=self._log(f"baseline-{attempt.id}"),
+        )
+
+    def finalist_task(
+        self, run: FinalistRun, attempt: Attempt, directions: tuple[Direction, ...]
+    ) -> Task:
+        """Return the task of a finalist's run: its parameters with a new seed."""
+        return Task(
+            attempt=attempt.id,
+            study=self.study,
+            number=run.trial.number,
+            objective=self.spec,
+            params=travelling(run.trial.params, run.trial.distributions),
+            directions=directions,
+            created=attempt.start,
+            seed=trial_seed(self.seed, run.trial.number, run.run),
+            directory=str(self.directory / run.place),
+            place=run.place,
+            resume=len(run.attempts) > 1,
+            data=self._data(),
+            log=self._log(f"finalist-{run.trial.number:04d}-{run.run}-attempt-{len(run.attempts)}"),
+        )
+
+    def evaluation_task(self, evaluation: Evaluation, attempt: Attempt) -> Task:
+        """Return the task that evaluates a winner; it alone may carry the test split."""
+        return Task(
+            attempt=attempt.id,
+            study=self.study,
+            number=NO_TRIAL,
+            method="evaluate",
+            objective=self.spec,
+            user_attrs={FINAL: evaluation.question},
+            created=attempt.start,
+            seed=self.seed,
+            directory=str(self.directory / "evaluation"),
+            place="evaluation",
+            data=self._data(),
+            log=self._log(f"evaluation-{attempt.id}"),
+            assets={ASSET: evaluation.model},
+            test=str(self.test) if evaluation.opens else None,
         )
 
     def _data(self) -> str | None:

@@ -21,6 +21,18 @@ DETAIL_INDENT = "    "
 TOO_MUCH = ("begin", "ask", "verdict", "end")
 """Kinds of moments that only a log is for."""
 
+WORTH_A_LINE = (
+    "failed",
+    "retry",
+    "baseline",
+    "finalist",
+    "winner",
+    "evaluation",
+    "stop",
+    "database",
+)
+"""Kinds of moments that stay on a terminal; the others show in the live view."""
+
 
 def make_progress(stream: TextIO | None = None) -> Observer:
     """Return the view that suits ``stream`` (stdout by default)."""
@@ -71,7 +83,7 @@ class LiveProgress:
 
     def on(self, moment: Moment, status: Status) -> None:
         """Show ``moment`` if it would be missed in the view, and update the view."""
-        if moment.kind in ("failed", "retry", "baseline", "stop", "database"):
+        if moment.kind in WORTH_A_LINE:
             style = "red" if moment.kind == "failed" else None
             self._console.print(Text(moment.text, style=style or ""))
             for line in moment.detail.splitlines():
@@ -112,13 +124,15 @@ def headline(status: Status) -> str:
     elif status.baseline is not None:
         parts.append(f"untuned {score(status.baseline[0])}")
     parts += [f"{status.pruned} pruned", f"{status.failed} failed"]
+    if status.finals is not None:
+        parts.append("finalists {}/{}".format(*status.finals))
     if status.infeasible:
         parts.append(f"{status.infeasible} infeasible")
     if status.away:
         parts.append("the database is away")
     parts += _money(status)
     left = status.seconds_left()
-    if left is not None:
+    if left is not None and status.finals is None:
         parts.append(f"about {duration(left)} left")
     return " · ".join(parts)
 
@@ -138,7 +152,7 @@ def _money(status: Status) -> list[str]:
 
 
 def _row(running: RunningTrial) -> tuple[Text, Text, Text, Text]:
-    name = f"#{running.number}" if running.number >= 0 else "base"
+    name = running.name
     if running.attempt > 1:
         name += f" attempt {running.attempt}"
     step = "running" if running.started else "waiting"

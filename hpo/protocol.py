@@ -17,11 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 PROTOCOL_VERSION: Final = 1
 """Raised by one when a message changes its meaning; a worker of another version is refused."""
 
-BASELINE_TRIAL = -1
-"""The trial number of a task that scores a baseline and belongs to no trial."""
+NO_TRIAL = -1
+"""The trial number of a task that belongs to no trial, such as one that scores a baseline."""
 
 ATTEMPTS = "attempts"
 """The user attribute of a trial that lists its attempts; an objective may not set it."""
+
+SCORES = "hpo:scores"
+"""The user attribute by which an objective hands over a model's scores on the validation pairs, as
+text. It is long, and goes to a file of the study instead of its database."""
 
 
 Direction = Literal["minimize", "maximize"]
@@ -89,8 +93,8 @@ class Task(Message):
 
     Attributes:
         attempt: Id of the attempt; every event carries it back.
-        number: The trial's number, or :data:`BASELINE_TRIAL`.
-        method: What to call on the objective: ``__call__``, or ``baseline``.
+        number: The trial's number, or :data:`NO_TRIAL`.
+        method: What to call on the objective: ``__call__``, ``baseline`` or ``evaluate``.
         params: Parameters that are sampled already.
         user_attrs: User attributes that the trial has already.
         constraints: Constraint values that the trial has already.
@@ -98,17 +102,20 @@ class Task(Message):
         created: The trial's start as an ISO 8601 time.
         seed: The trial's own seed.
         directory: Where the trial keeps checkpoints and its model.
+        place: The same from the study's directory on: ``trials/7``. An executor on another machine
+            has a directory of its own for the study.
         resume: Whether an earlier attempt may have left a checkpoint there.
         data: What the objective's ``prepare`` wrote for trials.
         log: File that takes the attempt's stdout and stderr.
         assets: Where directories that the objective needs lie on the worker's machine, by name.
+        test: The test split; only for the evaluation of a winner.
     """
 
     version: Literal[1] = PROTOCOL_VERSION
     attempt: str
     study: str
     number: int
-    method: Literal["__call__", "baseline"] = "__call__"
+    method: Literal["__call__", "baseline", "evaluate"] = "__call__"
     objective: ObjectiveSpec
     params: dict[str, Param] = {}
     user_attrs: dict[str, Any] = {}
@@ -117,10 +124,12 @@ class Task(Message):
     created: str
     seed: int
     directory: str
+    place: str
     resume: bool = False
     data: str | None = None
     log: str
     assets: dict[str, str] = {}
+    test: str | None = None
 
 
 class Event(Message):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from optuna import Study
-from optuna.trial import FrozenTrial
 
 from hpo.errors import InputError
-from hpo.retention import ELSEWHERE, MODEL
-from hpo.summary import best_trial
+from hpo.retention import ELSEWHERE
+from hpo.text import short_path
+from hpo.winners import choice_of, winning_trial
 
 BEST = "best"
 """Name of the best model's directory in the study's directory."""
@@ -42,12 +41,14 @@ class Published:
             storage: What to add to a command so that it finds the study: `` --storage URL``.
         """
         if self.path is None:
-            where = "on Modal" if self.model.startswith(ELSEWHERE) else f"at {_short(self.model)}"
+            where = (
+                "on Modal" if self.model.startswith(ELSEWHERE) else f"at {short_path(self.model)}"
+            )
             return [
                 f"model stays {where} ({self.problem})",
                 f"      hpo pull --study {study}{storage} fetches it",
             ]
-        shown = _short(self.path)
+        shown = short_path(self.path)
         return [
             f"model {shown}",
             "      from sentence_transformers import SentenceTransformer",
@@ -56,25 +57,19 @@ class Published:
 
 
 def publish_best(study: Study, directory: Path) -> Published | None:
-    """Copy the best trial's model to ``directory``/best, from this machine or from Modal.
+    """Copy the winner's model to ``directory``/best, from this machine or from Modal.
 
     Returns:
-        Where it is, or why it could not be fetched; ``None`` if the best trial left no model here.
+        Where it is, or why it could not be fetched; ``None`` if the winner left no model here.
     """
-    trial = best_trial(study)
-    model = model_of(trial) if trial is not None else None
+    trial = winning_trial(study)
+    model = choice_of(study, trial).model if trial is not None else None
     if model is None or not (model.startswith(ELSEWHERE) or Path(model).is_dir()):
         return None
     try:
         return Published(model, publish(model, directory))
     except InputError as error:
         return Published(model, None, str(error))
-
-
-def model_of(trial: FrozenTrial) -> str | None:
-    """Return where a trial's model is, as the trial recorded it."""
-    model = trial.user_attrs.get(MODEL)
-    return model if isinstance(model, str) else None
 
 
 def publish(model: str, directory: Path, say: Callable[[str], None] = lambda line: None) -> Path:
@@ -150,8 +145,3 @@ def _is_there(best: Path, note: Path, model: str) -> bool:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def _short(path: str | Path) -> str:
-    """Return ``path`` from the current directory if it lies in it."""
-    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)

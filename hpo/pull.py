@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpo.errors import InputError
-from hpo.publishing import Published, model_of, publish
+from hpo.publishing import Published, publish
 from hpo.queries import Found, best_trials, is_snapshot, recorded_directory
 from hpo.retention import ELSEWHERE, MODEL
 from hpo.summary import describe
+from hpo.winners import choice_of
 
 
 def pull_best(found: Found, out: Path | None, say: Callable[[str], None]) -> None:
@@ -31,7 +32,7 @@ def pull_best(found: Found, out: Path | None, say: Callable[[str], None]) -> Non
             "of them: choose one (hpo best), and copy its model from where that says it is."
         )
     (trial,) = best
-    model = model_of(trial)
+    model = choice_of(found.study, trial).model
     if model is None:
         raise InputError(
             f"the best trial of study {name!r}, trial {trial.number}, left no model: its objective "

@@ -29,7 +29,8 @@ from optuna.trial import BaseTrial
 
 from hpo.protocol import (
     ATTEMPTS,
-    BASELINE_TRIAL,
+    NO_TRIAL,
+    SCORES,
     AnyEvent,
     AnyReply,
     Done,
@@ -130,7 +131,7 @@ class RemoteTrial(BaseTrial):
 
     def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
         known = self._distributions.get(name)
-        if known is not None and self._task.number == BASELINE_TRIAL:
+        if known is not None and self._task.number == NO_TRIAL:
             return self._params[name]  # given, not sampled: as with optuna.trial.FixedTrial
         if known is not None:
             # As JSON, since tuples among the choices became lists on the way here.
@@ -234,6 +235,8 @@ class RemoteTrial(BaseTrial):
         value = json.loads(text)
         self._user_attrs[key] = value
         self._set_attrs[key] = value
+        if key == SCORES:
+            return  # nobody watches them; they travel once, with the end
         self._channel.send(
             lambda n: SetAttr(attempt=self._task.attempt, sequence=n, key=key, value=value)
         )

@@ -14,7 +14,7 @@ from optuna import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.tally import is_feasible
+from hpo.feasible import is_feasible
 
 MODEL = "model"
 """The user attribute of a trial that says where its weights were written."""
@@ -39,11 +39,11 @@ class Retention:
         trials: The directory that holds the trials' directories.
         keep: How many trials' directories to keep; with several directions it is the Pareto front
             that is kept.
-        discard: Removes the directory of a trial that ran on another machine.
+        discard: Removes a directory of the study on another machine, by its place in it.
     """
 
     def __init__(
-        self, study: Study, trials: Path, keep: int, discard: Callable[[int], None]
+        self, study: Study, trials: Path, keep: int, discard: Callable[[str], None]
     ) -> None:
         self._study = study
         self._trials = trials
@@ -86,7 +86,7 @@ class Retention:
         for _, _, number in kept[keep:]:
             if number in self._elsewhere:
                 self._elsewhere.discard(number)
-                self._discard(number)
+                self._discard(f"{self._trials.name}/{number}")
             shutil.rmtree(self._directory_of(number), ignore_errors=True)
         self._kept = kept[:keep]
 

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 
 from hpo.attempts import LiveTrial
-from hpo.baselines import Baseline
 from hpo.executors import Executor
+from hpo.extras import Extra
 from hpo.status import RunningTrial, Status
 
 
@@ -24,7 +24,7 @@ class Running:
             until it has ended, which is all that is waited for.
     """
 
-    subject: LiveTrial | Baseline
+    subject: LiveTrial | Extra
     view: RunningTrial
     sequence: int = -1
     overdue: bool = False
@@ -59,8 +59,8 @@ class Roster:
         """Return the trials that run."""
         return [each for each in self.subjects() if isinstance(each, LiveTrial)]
 
-    def subjects(self) -> list[LiveTrial | Baseline]:
-        """Return the trials and baselines that run."""
+    def subjects(self) -> list[LiveTrial | Extra]:
+        """Return what runs: trials, and extras of the study."""
         return [each.subject for each in self._running.values() if not each.abandoned]
 
     def add(self, attempt: str, running: Running) -> None:

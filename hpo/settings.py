@@ -115,6 +115,11 @@ class Settings(BaseModel):
         trial_timeout: Seconds (or ``30m``) that one attempt of a trial may run; 30 minutes on Modal
             unless given.
         require: What a trial's metrics must meet to win: ``recall>=0.5``.
+        design: ``search`` lets a sampler choose what to try; ``grid`` tries every combination of
+            the levels that parameters have.
+        finalists: So many of the best configurations run again with new seeds before one wins; by
+            default 3 where the objective can evaluate a winner, else none.
+        seeds: With so many new seeds each.
         from_study: A study of the same storage whose compatible trials a new study begins with.
         seed: Seed of the sampler, of the splits and of every trial.
         sampler: Name of Optuna's sampler.
@@ -153,6 +158,9 @@ class Settings(BaseModel):
     patience: int | None = Field(None, gt=0)
     trial_timeout: Seconds | None = None
     require: Annotated[Names, AfterValidator(_requirements)] = ()
+    design: Literal["search", "grid"] = "search"
+    finalists: int | None = Field(None, ge=0)
+    seeds: int = Field(3, gt=0)
     from_study: str | None = None
     seed: int = Field(0, ge=0, lt=2**31)
     sampler: str = "tpe"

@@ -16,6 +16,9 @@ Kind = Literal[
     "complete",
     "pruned",
     "failed",
+    "finalist",
+    "winner",
+    "evaluation",
     "retry",
     "stop",
     "database",
@@ -49,13 +52,14 @@ class RunningTrial:
     """An attempt that runs now, or waits for a machine.
 
     Attributes:
-        number: The trial's number, -1 for a baseline.
+        number: The trial's number, -1 for what is none, such as a baseline.
         label: What it tries.
         attempt: Which attempt of the trial it is, from 1.
         step: The last step that it reported.
         value: What it reported there.
         started: Whether it was heard of since it was submitted.
         since: When it started, or was submitted, by the monotonic clock.
+        name: What stands for it in a list.
     """
 
     number: int
@@ -65,6 +69,11 @@ class RunningTrial:
     value: float | None = None
     started: bool = False
     since: float = field(default_factory=time.monotonic)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        """Name a trial by its number."""
+        self.name = self.name or f"#{self.number}"
 
     def start(self) -> None:
         """Take note that it runs from now on."""
@@ -96,6 +105,7 @@ class Status:
         reserved: Dollars that are set aside for what runs.
         max_cost: Dollars that it may cost; ``None`` for no limit.
         worst_case: Dollars that another attempt may cost; 0 on a machine that is paid anyway.
+        finals: Finished runs of finalists, and how many there are to be; ``None`` before.
     """
 
     study: str
@@ -118,6 +128,7 @@ class Status:
     reserved: float = 0.0
     max_cost: float | None = None
     worst_case: float = 0.0
+    finals: tuple[int, int] | None = None
 
     @property
     def is_paid(self) -> bool:

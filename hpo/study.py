@@ -21,9 +21,11 @@ from optuna.exceptions import StorageInternalError
 
 from hpo.coordinator import Coordinator
 from hpo.database import Database
+from hpo.design import count_trials, settle
 from hpo.errors import InputError, StudyStoppedError
 from hpo.events import FILE, EventLog
 from hpo.executors import Executor
+from hpo.finalists import finalists_of
 from hpo.notes import Notes
 from hpo.objective import Objective, load_objective, spec_of, spec_of_reference
 from hpo.opening import (
@@ -45,6 +47,7 @@ from hpo.settings import Settings, check
 from hpo.signals import signals
 from hpo.status import Observer, Status
 from hpo.summary import summary
+from hpo.winners import winner_of
 from storage import create_views, is_outage, mask_url, open_storage, own_study, reason
 
 
@@ -83,7 +86,7 @@ class Outcome:
 def optimize(
     objective: Objective | str,
     *,
-    trials: int = 64,
+    trials: int | None = None,
     study: str | None = None,
     storage: str = "sqlite:///hpo.db",
     executor: Literal["auto", "modal", "local", "inline"] = "auto",
@@ -99,10 +102,13 @@ def optimize(
     patience: int | None = None,
     trial_timeout: float | str | None = None,
     require: Sequence[str] = (),
+    design: Literal["search", "grid"] = "search",
+    finalists: int | None = None,
+    seeds: int = 3,
     from_study: str | None = None,
     seed: int = 0,
-    sampler: str = "tpe",
-    pruner: str = "median",
+    sampler: str | None = None,
+    pruner: str | None = None,
     out: str | Path = "runs",
     keep: int = 3,
     retries: int = 3,
@@ -110,7 +116,7 @@ def optimize(
     db_grace: float | str = 600.0,
     progress: bool = True,
 ) -> Study:
-    """Run ``objective`` until its study has ``trials`` finished trials.
+    """Run ``objective`` until its study has ``trials`` finished trials, or all of a grid.
 
     Called again with the same study and storage it goes on where the last call stopped. In a
     script, call it under ``if __name__ == "__main__":``, since workers import the script.
@@ -119,7 +125,8 @@ def optimize(
         objective: Any Optuna objective: a function that takes a trial and returns a float (or a
             float a direction), or such a function's ``package.module:name``. With the local
             executor another process must be able to import it.
-        trials: The study's total of finished trials (completed or pruned), over all calls.
+        trials: The study's total of finished trials (completed or pruned), over all calls; by
+            default 64, or all combinations of a grid.
         study: The study's name; by default the objective's.
         storage: Database URL: ``sqlite:///file.db`` or ``postgresql://user:password@host/name``.
         executor: ``modal`` for GPU functions on Modal, ``local`` for worker processes, ``inline``
@@ -138,10 +145,15 @@ def optimize(
         patience: So many finished trials without a better one end the search.
         trial_timeout: Seconds (or ``"30m"``) that one attempt of a trial may run.
         require: What a trial's metrics must meet to win: ``["recall>=0.5"]``.
+        design: ``search``, or ``grid`` for every combination of the levels that parameters have.
+        finalists: So many of the best configurations run again with new seeds before one wins; by
+            default 3 where the objective can evaluate a winner, else none.
+        seeds: With so many new seeds each.
         from_study: A study of the same storage whose compatible trials a new study begins with.
         seed: Seed of the sampler and of every trial.
-        sampler: ``tpe``, ``random``, ``qmc`` or ``nsgaii``.
-        pruner: ``median``, ``percentile``, ``asha``, ``hyperband`` or ``none``.
+        sampler: ``tpe`` (the default), ``random``, ``qmc`` or ``nsgaii``; not for a grid.
+        pruner: ``median``, ``percentile``, ``asha``, ``hyperband`` or ``none``; by default
+            ``median``, or ``none`` in a grid.
         out: Directory for logs, checkpoints and models.
         keep: How many of the best trials keep their weights.
         retries: Further attempts for a trial whose worker was lost.
@@ -158,7 +170,9 @@ def optimize(
         StudyStoppedError: The objective failed too often, or the database was away for too long.
     """
     given = {
-        name: value for name, value in locals().items() if name not in ("objective", "progress")
+        name: value
+        for name, value in locals().items()
+        if value is not None and name not in ("objective", "progress")
     }
     _refuse_nested_run(container=True)
     settings, why = choose_executor(check(given))
@@ -242,9 +256,11 @@ def _run_study(
         prepared, lines = prepare(objective, directory, seed)
         if prepared is not objective:
             spec = spec_of(prepared)
+        settings, design = settle(settings, prepared)
         create_views(storage)
         opened = open_study(storage, name, prepared, spec, settings, directory)
         study = opened.study
+        settings = count_trials(settings, study)
         said: list[str] = []
         executor = stack.enter_context(
             contextlib.closing(
@@ -259,10 +275,12 @@ def _run_study(
                 f"study {name} · {settings.trials} trials · {executor.description}{because} · "
                 f"{mask_url(shown.storage)}"
             )
-            for line in [*lines, *opened.notes, *said]:
+            for line in [*design, *lines, *opened.notes, *said]:
                 say(line)
         data = directory / "data" if hasattr(prepared, "prepare") else None
-        plan = _plan(settings, name, spec, directory, seed, data)
+        several = len(study.directions) > 1
+        finalists = finalists_of(settings, prepared, several)
+        plan = _plan(settings, name, spec, directory, seed, data, finalists)
         watching = [EventLog(directory / FILE), *observers, Notes(study, storage, plan)]
         coordinator = Coordinator(
             study,
@@ -284,13 +302,22 @@ def _run_study(
                 say("the database is away; when it is back, the same command goes on")
             return Outcome(study, coordinator.status, coordinator.ended_early)
         published = publish_best(study, directory) if host.keeps_model else None
+        report = _report(study, directory) if host.keeps_model and winner_of(study) else None
         if observers:
             status, early = coordinator.status, coordinator.ended_early
-            for line in summary(study, status, early, shown, published):
+            for line in summary(study, status, early, shown, published, report):
                 say(line)
         if stopped is not None:
             raise stopped
         return Outcome(study, coordinator.status, coordinator.ended_early)
+
+
+def _report(study: Study, directory: Path) -> Path:
+    """Write down the evidence of a study that has a winner."""
+    from hpo.report import show_in_dashboard, write_report
+
+    show_in_dashboard(study)
+    return write_report(study, directory)
 
 
 def _plan(
@@ -300,6 +327,7 @@ def _plan(
     directory: Path,
     seed: int,
     data: Path | None,
+    finalists: int,
 ) -> Plan:
     return Plan(
         study=name,
@@ -317,6 +345,8 @@ def _plan(
         keep=settings.keep,
         data=data,
         max_cost=settings.max_cost,
+        finalists=finalists,
+        seeds=settings.seeds,
     )
 
 

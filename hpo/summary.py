@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -11,27 +12,20 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.baselines import BASELINES
-from hpo.budget import dollars, recorded_attempts
+from hpo.budget import dollars, limit_text, recorded_attempts
 from hpo.coordinator import HANDED_OVER, INTERRUPTED, STOPPED, TIME_IS_UP
+from hpo.feasible import is_feasible
+from hpo.final_text import final_lines
 from hpo.retention import MODEL
 from hpo.settings import Settings
 from hpo.status import Status
-from hpo.tally import is_feasible
-from hpo.text import parameters, score
+from hpo.text import duration, parameters, score, short_path
 from storage import mask_url
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hpo.publishing import Published
-
-
-def best_trial(study: Study) -> FrozenTrial | None:
-    """Return the best completed trial; ``None`` if there is none, or several directions."""
-    if len(study.directions) > 1:
-        return None
-    try:
-        return study.best_trial
-    except ValueError:  # Optuna's way to say that no trial has completed (or is feasible)
-        return None
 
 
 def summary(
@@ -40,6 +34,7 @@ def summary(
     ended_early: str,
     settings: Settings,
     published: Published | None,
+    report: Path | None = None,
 ) -> list[str]:
     """Return what to say at the end, line by line.
 
@@ -49,11 +44,13 @@ def summary(
         ended_early: Why it ended before its number of trials; empty if it did not.
         settings: The settings of the run.
         published: Where the best model is, if there is one.
+        report: Where the report is, if one was written.
     """
     counts = f"{status.complete} complete · {status.pruned} pruned · {status.failed} failed"
     lines = ["", f"done  {status.finished} of {status.trials} trials · {counts}"]
     if ended_early:
         lines += [f"end   {ended_early}"]
+    lines += _goals(status, settings)
     if status.is_paid:
         lines += [_cost(study, status)]
     if settings.require:
@@ -63,9 +60,11 @@ def summary(
     if len(study.directions) > 1:
         lines += [f"front {len(study.best_trials)} trials that none beats in every direction"]
         lines += [f"      {describe(trial)}" for trial in study.best_trials]
-    elif (trial := best_trial(study)) is not None:
+    elif status.best is not None:
+        trial = study.best_trial
         lines += [f"best  {describe(trial)}"]
         lines += _against_baseline(trial, status)
+        lines += final_lines(study)
     elif status.complete:
         lines += ["best  none: no completed trial meets the requirements"]
     else:
@@ -74,6 +73,10 @@ def summary(
     chosen = "" if settings.storage == "sqlite:///hpo.db" else f" --storage {url}"
     if published is not None:
         lines += published.lines(study.study_name, chosen)
+    if report is not None:
+        lines += [f"report {short_path(report)}"]
+    elif status.complete:
+        lines += [f"report hpo report --study {study.study_name}{chosen} writes one"]
     lines += [
         f"watch hpo dashboard --study {study.study_name}{chosen}",
         f"ask   hpo best --study {study.study_name}{chosen}",
@@ -108,6 +111,29 @@ def _cost(study: Study, status: Status) -> str:
     if hours > 0:
         parts.append(f"{hours:.1f} GPU hours" if hours >= 0.05 else f"{hours:.2g} GPU hours")
     return f"cost  {' · '.join(parts)}"
+
+
+def _goals(status: Status, settings: Settings) -> list[str]:
+    """Say of every goal and limit that was set what came of it."""
+    said = []
+    if settings.target is not None:
+        best = status.best
+        name = f"--target {settings.target:g}"
+        if best is None:
+            said.append(f"{name} not reached: no trial counts")
+        elif best[0] == settings.target or status.better(best[0], settings.target):
+            said.append(f"{name} reached by trial {best[1]} ({score(best[0])})")
+        else:
+            said.append(f"{name} not reached: best {score(best[0])}")
+    if settings.require:
+        who = "by no trial" if status.best is None else f"by trial {status.best[1]}, the best"
+        said.append(f"--require met {who}")
+    if settings.max_cost is not None and status.is_paid:
+        said.append(f"--max-cost {limit_text(settings.max_cost)}: {dollars(status.spent)} spent")
+    if settings.timeout is not None:
+        took = time.monotonic() - status.began
+        said.append(f"--timeout {duration(settings.timeout)}: this run took {duration(took)}")
+    return [f"goals {' · '.join(said)}"] if said else []
 
 
 def _gpu_seconds(attempt: Mapping[str, Any]) -> float:

@@ -7,14 +7,10 @@ from datetime import datetime
 
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.feasible import is_feasible
 from hpo.plan import Plan
 from hpo.status import Status
 from hpo.text import score
-
-
-def is_feasible(trial: FrozenTrial) -> bool:
-    """Whether ``trial`` meets all requirements: no constraint value is above zero."""
-    return all(value <= 0 for value in trial.constraints.values())
 
 
 class Tally:

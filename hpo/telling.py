@@ -14,13 +14,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.announcer import Announcer
 from hpo.attempts import Attempt, LiveTrial
+from hpo.feasible import is_feasible
 from hpo.importing import TrialImport
 from hpo.plan import Plan
 from hpo.protocol import Cause, Done, Failed
 from hpo.requirements import MissingMetricError, violations
 from hpo.retention import Retention
 from hpo.status import Status
-from hpo.tally import Tally, is_feasible
+from hpo.tally import Tally
 from hpo.text import score
 
 ERRORS_IN_A_ROW = 3
@@ -36,7 +37,7 @@ class Teller:
         status: Takes the counts.
         announcer: Takes the news.
         imports: Old trials that join once a new one has shown where they fit.
-        discard: Removes what a trial left on another machine.
+        discard: Removes a directory that was left on another machine.
 
     Attributes:
         enough: Why no further trials need to start; empty while they do.
@@ -50,7 +51,7 @@ class Teller:
         status: Status,
         announcer: Announcer,
         imports: TrialImport | None = None,
-        discard: Callable[[int], None] = lambda number: None,
+        discard: Callable[[str], None] = lambda place: None,
     ) -> None:
         self._study = study
         self._plan = plan

@@ -1,8 +1,10 @@
-"""Numbers as people read them."""
+"""Numbers, parameters and paths as people read them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -31,3 +33,8 @@ def duration(seconds: float) -> str:
     if minutes < 120:
         return f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def short_path(path: str | Path) -> str:
+    """Return ``path`` from the current directory if it lies in it."""
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)

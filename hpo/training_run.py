@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -33,7 +32,7 @@ from hpo.objective import Objective
 from hpo.opening import prepare
 from hpo.plan import Plan
 from hpo.protocol import (
-    BASELINE_TRIAL,
+    NO_TRIAL,
     Cause,
     Done,
     Failed,
@@ -45,7 +44,7 @@ from hpo.protocol import (
 )
 from hpo.queries import Found
 from hpo.retention import MODEL
-from hpo.text import duration, parameters, score
+from hpo.text import duration, parameters, score, short_path
 from hpo.training_params import Point, Settled, Wanted, settle
 
 TICK_SECONDS = 1.0
@@ -89,6 +88,7 @@ class _Run:
             created=attempt.start,
             seed=self.settled.seed,
             directory=str(self.plan.directory / TRIAL),
+            place=TRIAL,
             resume=self.resume,
             data=str(self.plan.data) if self.plan.data is not None else None,
             log=str(self.plan.directory / "logs" / "training.log"),
@@ -129,7 +129,7 @@ def train(found: Found | None, wanted: Wanted, out: Path, workers: int | None, s
     except OSError as error:
         raise InputError(f"cannot write {work} ({error.strerror or error}); make room.") from error
     except KeyboardInterrupt:
-        say(f"kept  {_short(work)}: the same command goes on from there")
+        say(f"kept  {short_path(work)}: the same command goes on from there")
         raise
     shutil.rmtree(work)
     return place
@@ -145,7 +145,7 @@ def _prepare(found: Found | None, settled: Settled, wanted: Wanted, work: Path, 
         directory = work
     elif (manifest := manifest_of(directory)) is not None:
         lines = [
-            f"data  {_short(directory / 'data')}: train {manifest['train']:,} · "
+            f"data  {short_path(directory / 'data')}: train {manifest['train']:,} · "
             f"validation {manifest['validation']:,}"
         ]
     point = settled.draw(objective)
@@ -156,7 +156,7 @@ def _prepare(found: Found | None, settled: Settled, wanted: Wanted, work: Path, 
     for line in lines:
         say(line)
     if resume:
-        say(f"      goes on with what is in {_short(work)}")
+        say(f"      goes on with what is in {short_path(work)}")
     plan = Plan(
         study=_name(found),
         trials=1,
@@ -210,7 +210,7 @@ def _untuned(executor: LocalExecutor, found: Found | None, run: _Run) -> Mapping
     offered: list[dict[str, Any]] = getattr(run.objective, "baselines", list)()
     for params in offered:
         if params.items() <= run.point.params.items():
-            attempt = Attempt.new(BASELINE_TRIAL, 1)
+            attempt = Attempt.new(NO_TRIAL, 1)
             done = _finish(executor, run.plan.baseline_task(params, attempt))
             metrics: Mapping[str, Any] = done.user_attrs.get("metrics", {})
             return metrics
@@ -302,7 +302,3 @@ def _result(run: _Run, done: Done, untuned: Mapping[str, Any] | None) -> str:
         said.append(f"trial {trial.number} {score(trial.values[0])}")
     beside = f" ({', '.join(said)})" if said else ""
     return f"value {metric} {score(value)}{beside}"
-
-
-def _short(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

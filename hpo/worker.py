@@ -95,6 +95,7 @@ def _evaluate(
         device=device,
         assets={name: Path(path) for name, path in task.assets.items()},
         commit=commit,
+        test=Path(task.test) if task.test is not None else None,
     )
     random.seed(task.seed)
     if (numpy := sys.modules.get("numpy")) is not None:

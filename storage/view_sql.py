@@ -199,11 +199,19 @@ SELECT trial_id, study_id, number, value FROM (
     {value} AS value,
     ROW_NUMBER() OVER (
       PARTITION BY t.study_id
-      ORDER BY CASE d.direction WHEN 'MAXIMIZE' THEN -{value} ELSE {value} END, t.number
+      ORDER BY
+        CASE WHEN w.number = t.number THEN 0 ELSE 1 END,
+        CASE d.direction WHEN 'MAXIMIZE' THEN -{value} ELSE {value} END, t.number
     ) AS place
   FROM trials t
   JOIN trial_values v ON v.trial_id = t.trial_id AND v.objective = 0
   JOIN study_directions d ON d.study_id = t.study_id AND d.objective = 0
+  LEFT JOIN (
+    SELECT metrics.study_id, {winner} AS number
+    FROM (
+      SELECT study_id, {mended} AS doc FROM study_user_attributes WHERE key = 'winner'
+    ) metrics
+  ) w ON w.study_id = t.study_id
   WHERE t.state = 'COMPLETE'
     AND NOT EXISTS (
       SELECT 1 FROM study_directions o WHERE o.study_id = t.study_id AND o.objective > 0
@@ -237,10 +245,14 @@ def trials_query(dialect: str) -> str:
 def best_query(dialect: str) -> str:
     """Return the query for trial_id, study_id, number and value of each study's best trial.
 
-    That is the best feasible completed trial of a study of one direction, the first of equals;
-    studies that have none are left out.
+    That is the trial that won the study's finals (the study's user attribute ``winner`` names it as
+    ``trial``), else the best feasible completed trial of a study of one direction, the first of
+    equals; studies that have none are left out.
     """
-    return _BEST.format(**_shared(_DIALECTS[dialect]))
+    words = _DIALECTS[dialect]
+    winner = words.metric.format(name="trial").strip()
+    mended = words.mended.format(column="value_json")
+    return _BEST.format(**_shared(words), winner=winner, mended=mended)
 
 
 def _shared(words: Dialect) -> dict[str, str]:

@@ -32,7 +32,8 @@ def create_views(storage: RDBStorage) -> None:
     ``hpo_trials`` has a row a trial: study, number, state, value (the first of several), params (a
     JSON object), metrics, cause and number of attempts, seconds, model, times, whether it is
     feasible, the ``trial_id`` of Optuna's tables, and the dollars that its attempts cost.
-    ``hpo_best`` has the best feasible completed trial of every study of one direction. Nothing is
+    ``hpo_best`` has the winner of every study of one direction, or its best feasible completed
+    trial if there were no finals. Nothing is
     touched if both are there as this version writes them. In PostgreSQL a view is replaced where it
     stands if it only gains columns, which keeps what depends on it and who may read it.
 

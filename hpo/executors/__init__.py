@@ -55,8 +55,12 @@ class Executor(Protocol):
     def other_costs(self) -> float:
         """Return dollars spent outside attempts since the last call."""
 
-    def discard(self, number: int) -> None:
-        """Remove what a trial left on another machine; it is not wanted any more."""
+    def discard(self, place: str) -> None:
+        """Remove a directory of the study on another machine; it is not wanted any more.
+
+        Args:
+            place: The directory, from the study's on: ``trials/7``.
+        """
 
     def close(self) -> None:
         """End everything that still runs and give up all resources."""

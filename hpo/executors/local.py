@@ -333,7 +333,7 @@ class LocalExecutor:
         """Return 0: this machine is paid anyway."""
         return 0.0
 
-    def discard(self, number: int) -> None:
+    def discard(self, place: str) -> None:
         """Do nothing: what trials leave is on this machine, where the coordinator removes it."""
 
     def close(self) -> None:

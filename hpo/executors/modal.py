@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import modal
@@ -23,7 +24,7 @@ from modal.exception import AuthError
 from hpo.executors import ExecutorError, Handle
 from hpo.on_modal.calls import UNREACHABLE as UNREACHABLE  # for those who talk to Modal, too
 from hpo.on_modal.calls import Call, NoResult, ask, text_of
-from hpo.on_modal.messages import LAST, Claim, Job, Outcome, Said, parse
+from hpo.on_modal.messages import LAST, Claim, Job, Outcome, Said, parse, there
 from hpo.on_modal.messages import Place as Place
 from hpo.on_modal.post import Post, note
 from hpo.on_modal.pricing import GRACE_SECONDS, Prices, seconds_at_most
@@ -149,6 +150,8 @@ class ModalExecutor:
             timeout=self._timeout,
             deployment=self._deployment,
             discard=tuple(self._discarded[:DISCARDS]),
+            # With this one job: no Volume ever holds the test split where trials could read it.
+            test=Path(task.test).read_text("utf-8") if task.test is not None else None,
         )
         try:
             call = self._function.spawn(job.model_dump_json())
@@ -276,10 +279,10 @@ class ModalExecutor:
             self._paid_until = now + UPKEEP_SECONDS
         return spent
 
-    def discard(self, number: int) -> None:
-        """Have the next trial's container remove what this one left."""
+    def discard(self, place: str) -> None:
+        """Have the next container remove a directory of the study."""
         with self._lock:
-            self._discarded.append(f"{self._place.trials}/{number}")
+            self._discarded.append(f"{self._place.runs}/{place}")
 
     def close(self) -> None:
         """Cancel what was told to stop; what else runs goes on, for the next coordinator."""
@@ -300,12 +303,12 @@ class ModalExecutor:
     def _there(self, task: Task) -> Task:
         """Return ``task`` with paths as its container sees them."""
         place = self._place
-        trial = f"{place.trials}/{task.number}"
         return task.model_copy(
             update={
-                "directory": trial if task.number >= 0 else place.baselines,
+                "directory": f"{place.runs}/{task.place}",
                 "data": place.data,
-                "assets": place.assets,
+                "assets": place.assets | {name: there(path) for name, path in task.assets.items()},
+                "test": None,
                 "objective": task.objective.model_copy(update={"path": ()}),
                 "log": "",
             }

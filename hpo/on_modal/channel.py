@@ -6,13 +6,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import modal
 
 from hpo.on_modal.calls import UNREACHABLE, text_of
-from hpo.on_modal.messages import EVENTS, RUNS, RUNS_VOLUME, Job, Memory, Said
+from hpo.on_modal.messages import EVENTS, Job, Memory, Said, findable
 from hpo.on_modal.post import note
 from hpo.protocol import (
     AnyEvent,
@@ -115,8 +114,7 @@ class QueueChannel:
         model = attrs.get(MODEL)
         if not isinstance(model, str) or not model.startswith(self._job.task.directory):
             return attrs
-        inside = Path(model).relative_to(RUNS)
-        return {**attrs, MODEL: f"modal://{RUNS_VOLUME}/{inside}"}
+        return {**attrs, MODEL: findable(model)}
 
     def _next(self, seconds: float) -> AnyReply | None:
         try:

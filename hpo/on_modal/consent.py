@@ -9,18 +9,20 @@ import math
 
 from hpo.asking import agrees, can_ask
 from hpo.budget import dollars
+from hpo.design import settle_beforehand
 from hpo.errors import InputError
+from hpo.finalists import finalists_of
 from hpo.objective import Objective
 from hpo.on_modal.deployment import Deployment
 from hpo.on_modal.executor import TrialPrices
-from hpo.opening import name_of
+from hpo.opening import directions_of, name_of
 from hpo.rates import Rates, fetch_live_rates
 from hpo.settings import Settings
 from hpo.text import duration
 
 
 def agree(settings: Settings, objective: Objective, yes: bool) -> Settings:
-    """Return settings with a limit to the cost; ask for it if none was given.
+    """Return settled settings with a limit to the cost; ask for it if none was given.
 
     Args:
         settings: The settings of a run on Modal.
@@ -30,6 +32,7 @@ def agree(settings: Settings, objective: Objective, yes: bool) -> Settings:
     Raises:
         InputError: There is nobody to ask, or they said no.
     """
+    settings, design = settle_beforehand(settings, objective)
     if settings.max_cost is not None:
         # Also a limit that is too low is found out before anything is done.
         prices_of(settings, objective)
@@ -41,7 +44,7 @@ def agree(settings: Settings, objective: Objective, yes: bool) -> Settings:
                 f"trials on Modal cost money ({lines[0]}), and nobody can be asked: give a limit "
                 f"with --max-cost DOLLARS, or agree to the worst case with --yes."
             )
-        for line in lines:
+        for line in [*design, *lines]:
             print(line)
         if not agrees(f"Go on, with {dollars(worst)} as the limit (--max-cost)?"):
             raise InputError("not started; --max-cost DOLLARS sets a lower limit.")
@@ -57,10 +60,12 @@ def worst_case(settings: Settings, objective: Objective) -> tuple[list[str], flo
     prices, rates = prices_of(settings, objective)
     one = prices.worst_case()
     baselines = len(getattr(objective, "baselines", list)())
-    attempts = settings.trials + baselines
+    finals = _finals(settings, objective)
+    attempts = settings.trials + baselines + finals
     total = math.ceil(attempts * one * 100) / 100
     wanted = prices.deployment
-    also = f" and {baselines} untuned models" if baselines else ""
+    also = f", {baselines} untuned models" if baselines else ""
+    also += f", {finals} attempts of the finals" if finals else ""
     lines = [
         f"worst case {dollars(total)}: {settings.trials} trials{also}, at most {dollars(one)} each "
         f"({duration(wanted.timeout)} on {rates.dearest(wanted.gpu)}, start and idling included)",
@@ -68,6 +73,13 @@ def worst_case(settings: Settings, objective: Objective) -> tuple[list[str], flo
         "Modal and tried again counts, too",
     ]
     return lines, total
+
+
+def _finals(settings: Settings, objective: Objective) -> int:
+    """Return how many attempts the finals take."""
+    several = len(directions_of(settings, objective)) > 1
+    runs = finalists_of(settings, objective, several) * settings.seeds
+    return runs + (runs > 0 and hasattr(objective, "evaluate"))
 
 
 def prices_of(settings: Settings, objective: Objective) -> tuple[TrialPrices, Rates]:

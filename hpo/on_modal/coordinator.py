@@ -28,6 +28,7 @@ from hpo.on_modal.executor import Ready, make_modal_executor
 from hpo.on_modal.messages import NEWS, STUDIES, parse
 from hpo.on_modal.orders import Order, Result
 from hpo.progress import PlainProgress
+from hpo.scores import DIRECTORY as SCORES_DIRECTORY
 from hpo.settings import check
 from hpo.status import Moment, Status
 from hpo.study import Host, run_study
@@ -36,7 +37,16 @@ from storage import StorageError
 LOCAL = Path("/tmp/hpo")
 """Where the study lies in the container."""
 
-SAVED_AFTER = ("baseline", "complete", "pruned", "failed", "end")
+SAVED_AFTER = (
+    "baseline",
+    "complete",
+    "pruned",
+    "failed",
+    "finalist",
+    "winner",
+    "evaluation",
+    "end",
+)
 """Kinds of moments after which the study is copied at once."""
 
 
@@ -142,12 +152,21 @@ class Keeper:
                     source.backup(target)
                     target.execute("PRAGMA journal_mode=DELETE")
                 os.replace(incoming, self._snapshot)
-            log = self._directory / FILE
-            if log.exists():
-                self._kept.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(log, self._kept / (FILE + ".new"))
-                os.replace(self._kept / (FILE + ".new"), self._kept / FILE)
+            for path in self._changed():
+                kept = self._kept / path.relative_to(self._directory)
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                incoming = kept.with_name(kept.name + ".new")
+                shutil.copyfile(path, incoming)
+                os.replace(incoming, kept)
             self._volume.commit()
+
+    def _changed(self) -> list[Path]:
+        """Return the files beside the database that are not kept as they are now."""
+        log, scores = self._directory / FILE, self._directory / SCORES_DIRECTORY
+        # Scores are written once, and the log all the time.
+        known = {each.name for each in (self._kept / SCORES_DIRECTORY).glob("*")}
+        fresh = [each for each in scores.glob("*") if each.name not in known]
+        return [*([log] if log.exists() else []), *fresh]
 
     def on(self, moment: Moment, status: Status) -> None:
         """Copy the study after what must not be lost."""

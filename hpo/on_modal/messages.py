@@ -38,11 +38,23 @@ NEWS: Final = "news"
 
 M = TypeVar("M", bound=Message)
 
+_RUNS_URL: Final = f"modal://{RUNS_VOLUME}/"
+
 RESTART: Final = 1_000_000
 """A call that Modal has restarted counts its events on from the next multiple of this."""
 
 LAST: Final = 1 << 62
 """The sequence number of an end that the objective did not tell: it comes after all it said."""
+
+
+def findable(path: str) -> str:
+    """Return how everybody finds what a container wrote to the Volume of runs."""
+    return _RUNS_URL + str(PurePosixPath(path).relative_to(RUNS))
+
+
+def there(found: str) -> str:
+    """Return where containers see what :func:`findable` names; another path as it is."""
+    return f"{RUNS}/{found.removeprefix(_RUNS_URL)}" if found.startswith(_RUNS_URL) else found
 
 
 @dataclass(frozen=True)
@@ -51,15 +63,13 @@ class Place:
 
     Attributes:
         key: Name of its Queue and its Dict.
-        trials: Directory of its trials' directories, as containers see it.
-        baselines: Directory for scoring baselines.
+        runs: Directory of what its attempts write, as containers see it.
         data: Directory of prepared data; ``None`` if there is none.
         assets: Directories that the objective asks for, by its names.
     """
 
     key: str
-    trials: str
-    baselines: str
+    runs: str
     data: str | None
     assets: dict[str, str]
 
@@ -73,6 +83,7 @@ class Job(Message):
         timeout: Seconds that the attempt may run, over all restarts of the call.
         deployment: The deployment that is to run it; empty for any.
         discard: Directories that trials left on the Volume of runs and nobody wants any more.
+        test: The test split, as the text of its file; only for the evaluation of a winner.
     """
 
     task: Task
@@ -80,6 +91,7 @@ class Job(Message):
     timeout: float
     deployment: str = ""
     discard: tuple[str, ...] = ()
+    test: str | None = None
 
 
 class Start(Message):

@@ -90,8 +90,7 @@ def get_ready(
         raise InputError(_cannot_run(answer.error))
     place = Place(
         key=key,
-        trials=f"{RUNS}/{key}/trials",
-        baselines=f"{RUNS}/{key}/baselines",
+        runs=f"{RUNS}/{key}",
         data=f"{CACHE}/{found[wanted_data]}" if wanted_data is not None else None,
         assets={name: f"{CACHE}/{where}" for name, where in places.items()},
     )

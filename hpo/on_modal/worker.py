@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import FrameType
 
 import modal
@@ -37,6 +37,7 @@ from hpo.on_modal.messages import (
     FINGERPRINT,
     LAST,
     RESTART,
+    RUNS,
     RUNS_VOLUME,
     Claim,
     Job,
@@ -166,6 +167,7 @@ def _evaluate(job: Job, task: Task, channel: QueueChannel, seconds: float) -> Do
     """Evaluate the objective, for so many seconds at most."""
     folder = Path(tempfile.mkdtemp(prefix="hpo-"))
     log = folder / "log"
+    task = task.model_copy(update={"log": str(log), "test": _unpacked(job, folder)})
     process = os.getpid()
 
     def commit() -> None:
@@ -175,7 +177,7 @@ def _evaluate(job: Job, task: Task, channel: QueueChannel, seconds: float) -> Do
     try:
         with _teed(log), _deadline(seconds):
             run_attempt(
-                task.model_copy(update={"log": str(log)}),
+                task,
                 channel,
                 "cuda" if visible_gpus() else "cpu",
                 interrupts=(KeyboardInterrupt, InputCancellation, AttemptTimeout),
@@ -194,6 +196,15 @@ def _evaluate(job: Job, task: Task, channel: QueueChannel, seconds: float) -> Do
         shutil.rmtree(folder, ignore_errors=True)
     assert channel.final is not None  # run_attempt ends in no other way
     return channel.final
+
+
+def _unpacked(job: Job, folder: Path) -> str | None:
+    """Write the test split that came with the job to a file; return its path."""
+    if job.test is None:
+        return None
+    path = folder / "test.jsonl"
+    path.write_text(job.test, encoding="utf-8")
+    return str(path)
 
 
 def _goes_on(final: Done | Failed) -> bool:
@@ -220,9 +231,11 @@ def _with_way_out(final: Done | Failed) -> Done | Failed:
 def _see_what_others_wrote(job: Job, resume: bool) -> None:
     """Let a container that is older than the data, or than a checkpoint, see them."""
     needed = [*([job.task.data] if job.task.data is not None else []), *job.task.assets.values()]
-    if not all(Path(each).is_dir() for each in needed):
+    missing = [each for each in needed if not Path(each).is_dir()]
+    of_runs = [each for each in missing if PurePosixPath(each).is_relative_to(RUNS)]
+    if len(missing) > len(of_runs):
         _patiently(modal.Volume.from_name(CACHE_VOLUME).reload)
-    if resume:
+    if resume or of_runs:
         _patiently(modal.Volume.from_name(RUNS_VOLUME).reload)
     elif job.discard:
         # What is not seen cannot be removed, which is a pity and no more.

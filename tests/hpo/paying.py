@@ -130,7 +130,7 @@ class Paying:
         self.other_billed += spent
         return spent
 
-    def discard(self, number: int) -> None:
+    def discard(self, place: str) -> None:
         pass
 
     def close(self) -> None:

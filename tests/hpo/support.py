@@ -31,6 +31,7 @@ def make_task(directory: Path, reference: str = "m:f", **changes: Any) -> Task:
         "created": "2026-01-01T00:00:00",
         "seed": 1,
         "directory": str(directory / "trial"),
+        "place": "trial",
         "log": str(directory / "log"),
         "directions": ("minimize",),
     }

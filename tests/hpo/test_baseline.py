@@ -120,7 +120,7 @@ def test_the_coordinator_takes_it_for_a_line_to_beat(
     assert status.baseline == (next(iter(scores(found).values())), f"{MODEL} 16d")
     before = found.study.user_attrs["baselines"]
     baselines.scored(
-        Baseline(found.study, {"base_model": "mini"}, "mini", missing.attempts),
+        Baseline(found.study, {"params": {"base_model": "mini"}}, "mini", missing.attempts),
         Done(attempt="a", sequence=0, state="complete", values=(0.5,)),
     )
     assert found.study.user_attrs["baselines"][:-1] == before

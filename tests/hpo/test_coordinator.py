@@ -336,7 +336,7 @@ class Scripted:
     def other_costs(self) -> float:
         return 0.0
 
-    def discard(self, number: int) -> None:
+    def discard(self, place: str) -> None:
         pass
 
     def close(self) -> None:

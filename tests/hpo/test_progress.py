@@ -75,7 +75,7 @@ def test_the_view_shows_what_runs_where() -> None:
     shown.running = {
         "a": RunningTrial(7, "MiniLM 256d", step=75, value=0.9121),
         "b": RunningTrial(5, "MiniLM@3", attempt=2),
-        "c": RunningTrial(-1, "MiniLM", started=True),
+        "c": RunningTrial(-1, "MiniLM", started=True, name="base"),
     }
     console = Console(file=io.StringIO(), width=100, record=True)
     console.print(render(shown))

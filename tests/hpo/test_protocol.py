@@ -127,6 +127,7 @@ def good_task() -> dict[str, Any]:
         created="2026-01-01T00:00:00",
         seed=0,
         directory="d",
+        place="d",
         log="l",
     )
     return dict(json.loads(encode(task)))

@@ -22,7 +22,7 @@ from hpo.database import Database
 from hpo.errors import StudyStoppedError
 from hpo.executors.inline import InlineExecutor
 from hpo.plan import Plan
-from hpo.protocol import BASELINE_TRIAL, Cause, ObjectiveSpec, Task
+from hpo.protocol import NO_TRIAL, Cause, ObjectiveSpec, Task
 from hpo.settings import check
 from hpo.status import Status
 from hpo.summary import summary, trial_row
@@ -79,7 +79,7 @@ def of_trials(fate: Fate, *first: Fate) -> Callable[[Task], Fate]:
     left = list(first)
 
     def choose(task: Task) -> Fate:
-        if task.number == BASELINE_TRIAL:
+        if task.number == NO_TRIAL:
             return Fate(0.0)
         return left.pop(0) if left else fate
 

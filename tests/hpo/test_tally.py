@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.feasible import is_feasible
 from hpo.plan import Plan
 from hpo.protocol import ObjectiveSpec
 from hpo.status import Status
-from hpo.tally import Tally, is_feasible
+from hpo.tally import Tally
 
 NOON = datetime(2026, 1, 1, 12)
 

@@ -9,12 +9,13 @@ import pytest
 
 import hpo
 from hpo.queries import Found, find_study
+from hpo.winners import Chosen, choice_of, winning_trial
 from objectives import FineTune
 
 
 @dataclass(frozen=True)
 class TinyStudy:
-    """A study with two completed trials, of which the better one kept its weights."""
+    """A study of two trials, both finalists; the better one of them kept its weights."""
 
     url: str
     runs: Path
@@ -27,6 +28,18 @@ class TinyStudy:
     def validation(self) -> Path:
         """The file of validation pairs."""
         return self.runs / "tiny" / "data" / "validation.jsonl"
+
+    @property
+    def test(self) -> Path:
+        """The file of test pairs."""
+        return self.runs / "tiny" / "test.jsonl"
+
+    def winner(self) -> Chosen:
+        """Return the model that won."""
+        study = self.found().study
+        trial = winning_trial(study)
+        assert trial is not None
+        return choice_of(study, trial)
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +66,8 @@ def tiny_study(
         executor="inline",
         out=study.runs,
         keep=1,
+        finalists=2,
+        seeds=2,
         pruner="none",
         require=["recall>=0"],
         progress=False,
