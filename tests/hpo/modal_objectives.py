@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -137,3 +139,62 @@ def _sample(trial: optuna.Trial) -> None:
 for each in (quadratic, patient, attentive):
     # The coordinator samples, so that they need nobody once they run.
     vars(each)["suggest"] = _sample
+
+
+SEALED = "".join(reversed("yltneuqesbus denepo ton"))
+"""What only the test split holds; written so that no shipped source does."""
+
+
+class Sealed:
+    """Trials that look for the test split wherever a container can look, and an evaluation."""
+
+    metric_name = "points"
+    direction = "maximize"
+    frugality = ("size",)
+
+    def __init__(self, prepared: bool = False) -> None:
+        self.prepared = prepared
+
+    def options(self) -> dict[str, Any]:
+        """Return what builds it again."""
+        return {"prepared": self.prepared}
+
+    def prepare(self, directory: Path, seed: int) -> tuple[Sealed, list[str]]:
+        """Write a split that trials may see and one that they may not, too long for a message."""
+        (directory / "data").mkdir(parents=True, exist_ok=True)
+        (directory / "data" / "train.txt").write_text("for all to see")
+        (directory / "test.jsonl").write_text(SEALED * 200_000)
+        return Sealed(prepared=True), []
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """Look around, and leave a model."""
+        size = trial.suggest_int("size", 1, 5)
+        current = hpo.current_attempt()
+        seen = [str(path) for path in _files() if SEALED.encode() in path.read_bytes()]
+        trial.set_user_attr("seen", seen + ([str(current.test)] if current.test else []))
+        (current.directory / "model").mkdir(exist_ok=True)
+        (current.directory / "model" / "weights").write_text(str(size))
+        trial.set_user_attr("model", str(current.directory / "model"))
+        trial.set_user_attr("metrics", {"size": size, "threshold": 0.5})
+        trial.set_user_attr("hpo:scores", "AACAPw==")
+        return float(size)
+
+    def evaluate(self, trial: optuna.Trial) -> float:
+        """Read the winner's weights and the test split."""
+        current = hpo.current_attempt()
+        assert current.test is not None
+        length = len(current.test.read_text()) // len(SEALED)
+        size = float((current.assets["hpo:winner"] / "weights").read_text())
+        trial.set_user_attr("comparison", {"pairs": 1, "candidates": []})
+        measures = {"roc_auc": {"value": size / 10, "low": 0.0, "high": 1.0}}
+        found = {"pairs": length, "measures": measures, "baselines": []}
+        trial.set_user_attr("evaluation", found)
+        return size / 10
+
+
+sealed = Sealed()
+
+
+def _files() -> list[Path]:
+    places = [Path("/hpo-runs"), Path("/hpo-cache"), Path(tempfile.gettempdir()), Path.cwd()]
+    return [path for place in places for path in place.rglob("*") if path.is_file()]

@@ -101,8 +101,9 @@ class Call:
 
     @property
     def record(self) -> CallRecord:
-        """How it stands, for tests."""
+        """How it stands, for tests; all that hpo calls has one input."""
         definition = self.function.definition
+        message = self.inputs[0].message if self.inputs else api_pb2.FunctionInput()
         return CallRecord(
             id=self.id,
             function=self.function.tag,
@@ -113,6 +114,7 @@ class Call:
             gpu=self.function.gpus,
             timeout=definition.timeout_secs,
             region=",".join(definition.scheduler_placement.regions),
+            arguments=message.args_blob_id or message.args,
         )
 
 

@@ -38,6 +38,7 @@ class CallRecord:
         gpu: The GPUs asked for, the most wanted first.
         timeout: Its time limit in seconds.
         region: The regions asked for, joined by commas.
+        arguments: Its arguments as the client sent them, or the id of the blob that holds them.
     """
 
     id: str
@@ -49,6 +50,7 @@ class CallRecord:
     gpu: list[str]
     timeout: int
     region: str
+    arguments: bytes | str
 
 
 @dataclass(frozen=True)

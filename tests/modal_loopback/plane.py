@@ -199,6 +199,11 @@ class ControlPlane:
         """Return all calls, the oldest first."""
         return self._calls.records()
 
+    def arguments(self, call: CallRecord) -> bytes:
+        """Return a call's arguments as the client serialised them."""
+        sent = call.arguments
+        return self._blobs.read(sent) if isinstance(sent, str) else sent
+
     def containers(self) -> list[ContainerRecord]:
         """Return all containers, the oldest first."""
         return self._containers.records()
