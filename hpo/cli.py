@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hpo import baseline_command, cli_model, cli_study, evaluate_command
+from hpo import baseline_command, cli_model, cli_report, cli_study, evaluate_command
 from hpo.cli_common import EXIT_INTERRUPTED, errors, say
 
 app = typer.Typer(
@@ -270,6 +270,7 @@ app.command()(cli_study.studies)
 app.command()(cli_study.enqueue)
 app.command()(baseline_command.baseline)
 app.command()(evaluate_command.evaluate)
+app.command()(cli_report.report)
 app.command()(cli_study.log)
 app.command()(cli_study.pull)
 app.command()(cli_model.export)
