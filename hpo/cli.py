@@ -30,7 +30,10 @@ app = typer.Typer(
 @app.command()
 def run(
     trials: Annotated[
-        int | None, typer.Option(help="Total of finished trials, over all runs. [default: 64]")
+        int | None,
+        typer.Option(
+            help="Total of finished trials, over all runs. [default: 64, or all of a grid]"
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -163,11 +166,13 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything. [default: 0]")] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="tpe, random, qmc or nsgaii. [default: tpe]")
+        str | None, typer.Option(help="tpe, random, qmc or nsgaii; not for a grid. [default: tpe]")
     ] = None,
     pruner: Annotated[
         str | None,
-        typer.Option(help="median, percentile, asha, hyperband or none. [default: median]"),
+        typer.Option(
+            help="median, percentile, asha, hyperband or none. [default: median; none in a grid]"
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Directory for logs and models. [default: runs]")

@@ -8,6 +8,7 @@ from pathlib import Path
 from hpo.design import settle
 from hpo.errors import InputError
 from hpo.executors.local import machine_slots
+from hpo.finalists import finalists_of
 from hpo.objective import Objective
 from hpo.opening import check_requirements, directions_of, name_of
 from hpo.sampling import make_pruner, make_sampler
@@ -44,6 +45,9 @@ def describe_plan(objective: Objective, settings: Settings) -> list[str]:
         f"budget   {_limit(settings.timeout)}, at most {settings.max_failures} failed trials, "
         f"{settings.retries} further attempts for a lost worker",
     ]
+    finalists = finalists_of(settings, objective, len(directions_of(settings, objective)) > 1)
+    if finalists:
+        lines += [f"finals   {finalists} finalists with {settings.seeds} new seeds each"]
     describe = getattr(objective, "describe", None)
     if describe is not None:
         lines += ["space"] + [f"  {line}" for line in describe()]

@@ -19,31 +19,8 @@ from hpo.errors import InputError
 from hpo.protocol import ObjectiveSpec
 
 Objective = Callable[[Any], Any]
-"""What a trial runs: a function of a trial, as Optuna's objectives are, and nothing else is needed.
-
-An object may offer more; each of these is looked up by its name, and may be missing:
-
-- ``study_name``, ``metric_name``, ``direction`` (one or several): what a study is called, and what
-  it optimises;
-- ``options()``: keyword arguments that build it again in a worker;
-- ``prepare(directory, seed)``: writes the data for trials, and returns what to use from there on
-  and lines for people;
-- ``suggest(trial)``: draws the parameters in the coordinator, before a worker is taken;
-- ``metrics``: names of what a trial's ``metrics`` hold, which rules may use;
-- ``frugality``: names of those of which less is cheaper, the most important first. Of trials that
-  are as good as the winner, the one that is lowest in them is proposed as the cheaper choice;
-- ``baselines()`` and ``baseline(trial)``: what to compare with, and how that is scored;
-- ``evaluate(trial)``: in a worker, compares the winner with the candidates of ``trial``'s user
-  attribute ``final`` on the validation pairs, then tests it on ``hpo.current_attempt().test`` if
-  there is one. It sets ``comparison`` and ``evaluation``, and returns the value on the test pairs,
-  or on the validation pairs where there is no test;
-- ``assets()`` and ``fetch(assets)``: directories and downloads that a worker elsewhere needs;
-- ``preload``: modules for a worker to import before its first trial;
-- ``label(params)``, ``describe()``: a trial, and the search space, for people;
-- ``fixed(params)``, ``origin(params)``: the same objective for one training run, and what is known
-  of a trial's base model;
-- ``search_options``: options that leave the value of a trial what it is.
-"""
+"""What a trial runs: a function of a trial, as Optuna's objectives are. An object may offer more, which
+is looked up by name; CONTRIBUTING.md lists it."""
 
 
 class ObjectiveError(InputError):

@@ -16,6 +16,7 @@ from hpo.budget import dollars, limit_text, recorded_attempts
 from hpo.coordinator import HANDED_OVER, INTERRUPTED, STOPPED, TIME_IS_UP
 from hpo.feasible import is_feasible
 from hpo.final_text import final_lines
+from hpo.grid import has_more
 from hpo.retention import MODEL
 from hpo.settings import Settings
 from hpo.status import Status
@@ -86,6 +87,8 @@ def summary(
         lines += [f"queue {waiting} enqueued trials wait for a larger --trials"]
     if ended_early not in ("", HANDED_OVER, INTERRUPTED, STOPPED, TIME_IS_UP):
         lines += ["more  the same command goes on once that limit is raised or left out"]
+    elif settings.design == "grid" and not has_more(study):
+        lines += ["more  every combination of the grid was tried"]
     elif status.finished < status.trials:
         lines += ["resume  the same command goes on where this one stopped"]
     else:

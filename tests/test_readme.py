@@ -31,6 +31,8 @@ MAKE_TARGETS = {"make run", "make test"}
 SMALL = """
 trials = 2
 workers = 1
+finalists = 1
+seeds = 1
 models = ["all-MiniLM-L6-v2@layers=1"]
 
 [space]
