@@ -472,7 +472,9 @@ class Coordinator:
                     return
                 continue
             if not self._is_affordable(self._ledger.expected(self._finals.attempts_ahead)):
-                return
+                if not self.ended_early:
+                    return
+                continue  # with the finals, for which money was kept
             live = LiveTrial.of(self.study.ask())
             if self._sample(live):
                 sampler = type(self.study.sampler).__name__

@@ -19,8 +19,8 @@ from hpo.errors import InputError
 from hpo.protocol import ObjectiveSpec
 
 Objective = Callable[[Any], Any]
-"""What a trial runs: a function of a trial, as Optuna's objectives are. An object may offer more, which
-is looked up by name; CONTRIBUTING.md lists it."""
+"""What a trial runs: a function of a trial, as Optuna's objectives are. An object may offer more,
+which is looked up by name; CONTRIBUTING.md lists it."""
 
 
 class ObjectiveError(InputError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +12,18 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
+from typer.testing import CliRunner
 
 import hpo
+import storage as storages
+from hpo.cli import app
 from hpo.errors import InputError
 from hpo.evaluation import COMPARISON, EVALUATION, EVALUATION_ATTEMPTS, OPENINGS
 from hpo.executors import Handle
 from hpo.executors.inline import InlineExecutor
 from hpo.finalists import FINALIST_ATTEMPTS, FINALISTS, WINNER
 from hpo.protocol import NO_TRIAL, SCORES, AnyEvent, Cause, Failed, Task
+from tests.hpo.paying import Fate, Paying
 from tests.hpo.test_coordinator import Bench
 
 
@@ -283,8 +288,7 @@ def test_what_is_lost_too_often_is_left_to_the_next_run(bench: Bench) -> None:
     bench.run(objective, 3, executor=executor, finalists=1, seeds=3, retries=1)
     assert WINNER not in attrs(bench)
     assert not objective.asked
-    said = [moment.text for moment in bench.watcher.moments if moment.kind == "stop"]
-    assert any("lost too often" in text for text in said)
+    assert any("lost too often" in text for text in said(bench, "stop"))
     bench.run(objective, 3, finalists=1, seeds=3)
     assert attrs(bench)[WINNER] is not None
     assert len(attrs(bench)[OPENINGS]) == 1
@@ -357,3 +361,62 @@ def test_several_directions_have_no_finalists(tmp_path: Path) -> None:
             storage=f"sqlite:///{tmp_path}/hpo.db",
             out=tmp_path,
         )
+
+
+def test_the_search_leaves_money_for_the_finals(bench: Bench) -> None:
+    executor = Paying(Lottery(), lambda task: Fate(0.5))
+    plan = {"executor": executor, "finalists": 2, "seeds": 2}
+    coordinator = bench.run(executor.objective, 100, max_cost=10.0, **plan)
+    assert "about $2.50 are kept for the finalists" in coordinator.ended_early
+    assert executor.bill == 9.5
+    assert len(bench.study.trials) == 14
+    assert EVALUATION in attrs(bench)
+
+
+def test_finals_that_cost_more_than_is_left_go_on_with_a_higher_limit(bench: Bench) -> None:
+    executor = Paying(
+        Lottery(), lambda task: Fate(1.0 if task.place.startswith("finalists") else 0.5)
+    )
+    plan = {"executor": executor, "finalists": 2, "seeds": 2}
+    coordinator = bench.run(executor.objective, 100, max_cost=10.0, **plan)
+    assert executor.bill <= coordinator.status.spent <= 10.0
+    assert WINNER not in attrs(bench)
+    assert any("the finals are not finished: --max-cost 10" in each for each in said(bench, "stop"))
+    finished = len(bench.study.trials)
+    bench.run(executor.objective, finished, max_cost=13.0, **plan)
+    assert EVALUATION in attrs(bench)
+    places = [task.place for task in executor.submitted if task.place.startswith("finalists")]
+    assert len(places) == len(set(places)) == 4
+
+
+@pytest.mark.parametrize("url", ["sqlite", "postgres"], indirect=True)
+def test_the_view_and_the_commands_have_the_winner(tmp_path: Path, url: str) -> None:
+    """The best of the search was lucky; all who ask for the best parameters get the winner's."""
+    (tmp_path / "test.jsonl").touch()
+    objective = Lottery(lambda number, place: 20.0 if place == "0" else 0.0)
+    storage = storages.open_storage(url)
+    storages.create_views(storage)
+    bench = Bench(tmp_path, direction="maximize")
+    bench.storage = storage
+    bench.study = optuna.create_study(storage=storage, study_name="bench", direction="maximize")
+    for x in (2, 7):
+        bench.study.enqueue_trial({"x": x})
+    bench.run(objective, 2, finalists=2, seeds=2)
+    assert bench.study.best_trial.number == 0
+    with storage.engine.connect() as connection:
+        row = connection.exec_driver_sql("select number, value from hpo_best").one()
+    assert tuple(row) == (1, 7.0)
+    said = CliRunner().invoke(app, ["best", "--storage", url])
+    assert said.exit_code == 0, said.output
+    assert said.stdout.startswith("trial 1 ")
+    assert "final trial 1 wins: 7.0000 ± 0.0000 over 2 new seeds · trial 0 2.0000" in said.stdout
+    assert "the search had said 7.0000" in said.stdout
+    assert "0.9000 (0.8000 to 0.9500)" in said.stdout
+    assert "the test split was opened once" in said.stdout
+    found = json.loads(CliRunner().invoke(app, ["best", "--json", "--storage", url]).stdout)
+    assert (found["number"], found["winner"]["run"]) == (1, 1)
+    assert len(found["openings"]) == 1
+
+
+def said(bench: Bench, kind: str) -> list[str]:
+    return [moment.text for moment in bench.watcher.moments if moment.kind == kind]

@@ -314,3 +314,27 @@ def test_the_second_signal_stops_them_and_the_same_command_goes_on(here: Path) -
     (after,) = trials()
     assert (after.state.name, after.params) == ("COMPLETE", before.params)
     assert [str(each.cause) for each in read_attempts(after.user_attrs)] == ["stopped", "ok"]
+
+
+def test_the_summary_says_what_ended_the_search_and_what_was_met() -> None:
+    lines = lines_of(
+        Values(0.2, 0.7, 0.9, recall=(0.9, 0.9, 0.1)),
+        trials=5,
+        target=0.6,
+        timeout=3600.0,
+        require=["recall>=0.5"],
+    )
+    assert "end   trial 1 reached 0.7000 (--target 0.6)" in lines
+    assert (
+        "goals --target 0.6 reached by trial 1 (0.7000) · --require met by trial 1, the best · "
+        "--timeout 60 min: this run took 0 s" in lines
+    )
+    assert "rules 2 of 2 complete trials meet recall>=0.5" in lines
+
+
+def test_goals_that_were_missed_are_said_too() -> None:
+    values = Values(0.2, 0.7, recall=(0.1, 0.1))
+    lines = lines_of(values, trials=2, target=0.6, require=["recall>=0.5"], study="none")
+    assert "goals --target 0.6 not reached: no trial counts · --require met by no trial" in lines
+    lines = lines_of(Values(0.2, 0.3), trials=2, target=0.6, study="low")
+    assert "goals --target 0.6 not reached: best 0.3000" in lines
