@@ -324,7 +324,7 @@ def test_the_summary_says_what_ended_the_search_and_what_was_met() -> None:
         timeout=3600.0,
         require=["recall>=0.5"],
     )
-    assert "end   trial 1 reached 0.7000 (--target 0.6)" in lines
+    assert "end trial 1 reached 0.7000 (--target 0.6)" in lines
     assert (
         "goals --target 0.6 reached by trial 1 (0.7000) · --require met by trial 1, the best · "
         "--timeout 60 min: this run took 0 s" in lines
