@@ -33,7 +33,7 @@ from hpo.baselines import Baseline, Baselines
 from hpo.budget import Ledger
 from hpo.database import Database
 from hpo.errors import InputError, StudyStoppedError
-from hpo.evaluation import Evaluation
+from hpo.evaluation import AnswerError, Evaluation
 from hpo.executors import Executor
 from hpo.extras import Extra
 from hpo.finalists import FinalistRun
@@ -59,10 +59,11 @@ from hpo.protocol import (
     Task,
     Verdict,
 )
+from hpo.requirements import MissingMetricError
 from hpo.roster import Roster, Running
 from hpo.scores import keep_scores, scores_path
 from hpo.status import Observer, RunningTrial, Status
-from hpo.telling import Teller
+from hpo.telling import Teller, refused
 from hpo.text import duration, parameter, score
 from storage import is_outage
 
@@ -729,8 +730,12 @@ class Coordinator:
                 error = f"{extra.label} has no parameter {event.name!r}: the objective has changed"
                 self._executor.reply(event.attempt, Suggested(name=event.name, error=error))
             case Done(state="complete"):
-                self._keep_answer(extra, event)
-                extra.end(event)
+                try:
+                    self._keep_answer(extra, event)
+                except (AnswerError, MissingMetricError) as error:
+                    self._extra_failed(extra, refused(event, str(error)))
+                else:
+                    extra.end(event)
             case Done() | Failed():
                 self._extra_failed(extra, event)
 

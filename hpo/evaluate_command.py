@@ -205,7 +205,9 @@ def _run(evaluation: Evaluation, plan: Plan, objective: Objective) -> None:
     """
     from hpo.contenders import run_here
     from hpo.errors import InputError
+    from hpo.evaluation import AnswerError
     from hpo.protocol import Done
+    from hpo.telling import refused
 
     attempt = evaluation.begin()
     task = plan.evaluation_task(evaluation, attempt)
@@ -216,5 +218,9 @@ def _run(evaluation: Evaluation, plan: Plan, objective: Objective) -> None:
         raise InputError(
             f"the {evaluation.label} failed ({why}); what its worker printed is in {task.log}."
         )
-    evaluation.keep(ended.user_attrs, getattr(objective, "frugality", ()))
+    try:
+        evaluation.keep(ended.user_attrs, getattr(objective, "frugality", ()))
+    except AnswerError as error:
+        evaluation.end(refused(ended, str(error)))
+        raise InputError(f"the {evaluation.label} failed: {error}.") from None
     evaluation.end(ended)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from optuna import Study
 from optuna.trial import FrozenTrial
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hpo.attempts import Attempt, now
 from hpo.extras import Extra
@@ -37,6 +38,72 @@ FINAL = "final"
 
 ASSET = "hpo:winner"
 """The name of the winner's model among the assets of an evaluation's task; no base model has it."""
+
+
+class AnswerError(ValueError):
+    """What an objective's ``evaluate`` set is not what it should be."""
+
+
+class _Estimate(BaseModel):
+    """A number with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class _Candidate(BaseModel):
+    """How a model compares with the winner on the validation pairs."""
+
+    trial: int
+    run: int | None
+    difference: _Estimate
+    as_good: bool
+
+
+class _Comparison(BaseModel):
+    """What ``evaluate`` says of the candidates."""
+
+    pairs: int
+    candidates: list[_Candidate]
+
+
+class _Other(BaseModel):
+    """A baseline beside the winner on the test pairs, or why it is not."""
+
+    model_config = ConfigDict(extra="allow")
+
+    params: dict[str, Any]
+    error: str = ""
+    measures: dict[str, _Estimate] = {}
+    differences: dict[str, _Estimate] = {}
+
+
+class _Measured(BaseModel):
+    """What ``evaluate`` says of the winner on the test pairs."""
+
+    model_config = ConfigDict(extra="allow")
+
+    pairs: int
+    measures: dict[str, _Estimate]
+    baselines: list[_Other] = []
+    caution: str | None = None
+
+
+class _Answer(BaseModel):
+    """All that ``evaluate`` says."""
+
+    comparison: _Comparison | None = None
+    evaluation: _Measured | None = None
+
+
+def _answer(attrs: Mapping[str, Any]) -> _Answer:
+    try:
+        return _Answer.model_validate(attrs)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise AnswerError(f"evaluate set {where}: {first['msg']}; see docs/finals.md") from None
 
 
 @dataclass(eq=False)
@@ -73,20 +140,32 @@ class Evaluation(Extra):
         Args:
             answer: User attributes that it set.
             names: Metrics of which less is cheaper.
+
+        Raises:
+            AnswerError: They are not what is said of them in docs/finals.md.
         """
-        compared = answer.get(COMPARISON)
-        if isinstance(compared, dict):
-            costs = [cost_of(each["costs"], names) for each in self.question["candidates"]]
-            own = cost_of(self.question["winner"]["costs"], names)
-            able = zip(costs, compared["candidates"], strict=True)
-            known = [(cost, each) for cost, each in able if cost is not None]
-            named = cheapest(known, names, own) if own is not None else None
-            record = {**self._whose(), **compared, "cheapest": named}
-            self.study.set_user_attr(COMPARISON, record)
-        measured = answer.get(EVALUATION)
-        if isinstance(measured, dict):
+        found = _answer(answer)
+        if found.comparison is not None:
+            named = self._cheapest(found.comparison, names)
+            compared = {**self._whose(), **found.comparison.model_dump(), "cheapest": named}
+            self.study.set_user_attr(COMPARISON, compared)
+        if found.evaluation is not None:
+            measured = found.evaluation.model_dump(exclude_unset=True)
             record = {**self._whose(), "model": self.model, "at": now(), **measured}
             self.study.set_user_attr(EVALUATION, record)
+
+    def _cheapest(self, compared: _Comparison, names: Sequence[str]) -> dict[str, Any] | None:
+        own = cost_of(self.question["winner"]["costs"], names)
+        if own is None:
+            return None
+        asked = {(each["trial"], each["run"]): each for each in self.question["candidates"]}
+        known = []
+        for each in compared.candidates:
+            told = asked.get((each.trial, each.run))
+            cost = cost_of(told["costs"], names) if told is not None else None
+            if cost is not None:
+                known.append((cost, each.model_dump()))
+        return cheapest(known, names, own)
 
     def _whose(self) -> dict[str, Any]:
         return {name: self.identity[name] for name in ("trial", "run")}
@@ -164,7 +243,7 @@ def candidates(
     return [*finalists, *((each.number, None, each.user_attrs["metrics"]) for _, each in ahead)]
 
 
-def run_of(study: Study, trial: int, run: int | None) -> Mapping[str, Any] | None:
-    """Return the record of a finalist's run."""
-    records: list[dict[str, Any]] = study.user_attrs.get(FINALISTS, [])
+def run_of(attrs: Mapping[str, Any], trial: int, run: int | None) -> Mapping[str, Any] | None:
+    """Return the record of a finalist's run from the user attributes of a study."""
+    records: list[dict[str, Any]] = attrs.get(FINALISTS, [])
     return next((each for each in records if each["trial"] == trial and each["run"] == run), None)

@@ -77,13 +77,13 @@ def _test(study: Study, winner: Mapping[str, Any]) -> list[str]:
     lines = [f"test  {shown[0]}" if shown else "test  no measure"]
     lines += [f"      {' · '.join(shown[1:])}"] if shown[1:] else []
     lines.append(f"      on {found['pairs']:,} pairs, with 95 % intervals; {opened}")
-    for each in found["baselines"]:
+    for each in found.get("baselines", ()):
         name = ", ".join(map(str, each["params"].values()))
         if "error" in each:
             lines.append(f"      not compared with {name}: {each['error']}")
-        else:
+        elif "roc_auc" in each.get("differences", {}):
             difference = _interval(each["differences"]["roc_auc"], sign=True)
-            lines.append(f"      {difference} to {name} untuned")
+            lines.append(f"      {difference} in ROC AUC to {name}")
     if found.get("caution"):
         lines.append(f"      {found['caution']}")
     return lines

@@ -8,7 +8,7 @@ finalists that are finalists again are not repeated, and the test split is not o
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optuna import Study
@@ -18,16 +18,15 @@ from hpo.announcer import Announcer
 from hpo.attempts import Attempted, trial_seed
 from hpo.baselines import BASELINES
 from hpo.evaluation import (
-    COMPARISON,
     EVALUATION,
     EVALUATION_ATTEMPTS,
+    OPENINGS,
     Evaluation,
     candidates,
-    openings_of,
     question,
     run_of,
 )
-from hpo.extras import Extra, attempted, attempts_of
+from hpo.extras import Extra, attempts_of
 from hpo.finalists import (
     FINALIST_ATTEMPTS,
     FINALISTS,
@@ -118,8 +117,8 @@ class Finals:
         if self._plan.finalists == 0 or FINALIST_ATTEMPTS not in attrs:
             return []
         self._begin()
-        found: list[Extra] = [*self._runs()]
-        evaluation = self._evaluation(self._ranking())
+        found: list[Extra] = [*self._runs(attrs)]
+        evaluation = self._evaluation(attrs, self._ranking(attrs))
         if evaluation is not None:
             found.append(evaluation)
         self.forget()  # the search may go on before the finals do
@@ -134,8 +133,9 @@ class Finals:
         if self._over:
             return None
         self._begin()
-        done = self._results()
-        runs = [each for each in self._runs() if not _is_failed(each)]
+        attrs = self._study.user_attrs
+        done = _results(attrs)
+        runs = [each for each in self._runs(attrs) if not _is_failed(each)]
         left = [each for each in runs if _record_of(done, each) is None]
         for each in left:
             if not _is_among(each, busy) and not _is_among(each, self._skipped):
@@ -144,9 +144,9 @@ class Finals:
             if not busy:
                 self.stop(f"{left[0].label} was lost too often; the same command tries again")
             return None
-        ranking = self._ranking()
-        self._crown(ranking)
-        evaluation = self._evaluation(ranking)
+        ranking = self._ranking(attrs)
+        self._crown(attrs, ranking)
+        evaluation = self._evaluation(self._study.user_attrs, ranking)
         if evaluation is None or _is_failed(evaluation) or _is_among(evaluation, self._skipped):
             self._over = True
             return None
@@ -167,7 +167,8 @@ class Finals:
             "model": attrs.get(MODEL),
             "violations": violations(self._plan.requirements, metrics, value, self._status.metric),
         }
-        others = [each for each in self._results() if _record_of([each], run) is None]
+        known = _results(self._study.user_attrs)
+        others = [each for each in known if _record_of([each], run) is None]
         self._study.set_user_attr(FINALISTS, [*others, record])
         self._announcer.note(
             "finalist", f"{run.label}: {score(value)}", run, **run.identity, value=value
@@ -193,9 +194,9 @@ class Finals:
                 self._trials, self._plan.finalists, self._status.maximize
             )
 
-    def _runs(self) -> list[FinalistRun]:
+    def _runs(self, attrs: Mapping[str, Any]) -> list[FinalistRun]:
         """Return all runs of the finalists: first one of each, so that all are seen early."""
-        written = attempted(self._study, FINALIST_ATTEMPTS)
+        written = attrs.get(FINALIST_ATTEMPTS, [])
         runs = []
         for number in range(1, self._plan.seeds + 1):
             for trial in self._finalists:
@@ -203,31 +204,27 @@ class Finals:
                 label = f"finalist {trial.number}, seed {number} of {self._plan.seeds}"
                 known = attempts_of(written, identity)
                 runs.append(FinalistRun(self._study, identity, label, known, trial, number))
-        done = self._results()
+        done = _results(attrs)
         finished = sum(_record_of(done, each) is not None for each in runs)
         self._status.finals = (finished, len(runs))
         return runs
 
-    def _results(self) -> list[dict[str, Any]]:
-        records: list[dict[str, Any]] = self._study.user_attrs.get(FINALISTS, [])
-        return records
-
-    def _ranking(self) -> list[Ranked]:
+    def _ranking(self, attrs: Mapping[str, Any]) -> list[Ranked]:
         maximize = self._status.maximize
-        return rank(self._finalists, self._results(), self._plan.seeds, maximize)
+        return rank(self._finalists, _results(attrs), self._plan.seeds, maximize)
 
-    def _crown(self, ranking: Sequence[Ranked]) -> None:
+    def _crown(self, attrs: Mapping[str, Any], ranking: Sequence[Ranked]) -> None:
         """Write down who won, and remove weights that nobody wants any more."""
         record = winner_record(ranking, self._status.maximize)
         if record is None:
             why = "; ".join(f"trial {each.trial.number} {each.why}" for each in ranking)
             self._announcer.note("winner", f"no finalist can win: {why or 'there is none'}")
-        if record == self._study.user_attrs.get(WINNER):
+        if record == attrs.get(WINNER):
             return
         self._study.set_user_attr(WINNER, record)
         # The best run of each finalist stays: it may win when the study goes on.
         kept = [each.best(self._status.maximize) for each in ranking if each.runs]
-        for run in self._results():
+        for run in _results(attrs):
             if run not in kept:
                 self._remove(run)
         if record is None:
@@ -246,33 +243,39 @@ class Finals:
             self._discard(place)
         shutil.rmtree(self._plan.directory / place, ignore_errors=True)
 
-    def _evaluation(self, ranking: Sequence[Ranked]) -> Evaluation | None:
+    def _evaluation(self, attrs: Mapping[str, Any], ranking: Sequence[Ranked]) -> Evaluation | None:
         """Return what is left to evaluate; ``None`` if nothing is."""
-        attrs = self._study.user_attrs
         winner = attrs.get(WINNER)
         if winner is None or winner["model"] is None or not hasattr(self._objective, "evaluate"):
             return None
-        identity = {"trial": winner["trial"], "run": winner["run"]}
-        written = attempted(self._study, EVALUATION_ATTEMPTS)
-        begun = bool(attempts_of(written, {**identity, "opens": True}))
-        opens = begun or (not openings_of(self._study) and self._plan.test.is_file())
-        known = [attrs.get(EVALUATION, {}), *([] if opens else [attrs.get(COMPARISON, {})])]
-        if any(identity.items() <= each.items() for each in known):
+        whose = {"trial": winner["trial"], "run": winner["run"]}
+        if whose.items() <= attrs.get(EVALUATION, {}).items():
             return None
-        run = run_of(self._study, winner["trial"], winner["run"])
+        written = attrs.get(EVALUATION_ATTEMPTS, [])
+        begun = bool(attempts_of(written, {**whose, "opens": True}))
+        opens = begun or (not attrs.get(OPENINGS) and self._plan.test.is_file())
+        attempts = attempts_of(written, {**whose, "opens": opens})
+        if attempts and attempts[-1].cause is Cause.OK:
+            return None
+        run = run_of(attrs, winner["trial"], winner["run"])
         metrics = run["metrics"] if run is not None else {}
         assert self._trials is not None  # chosen when the finals began
         others = candidates(ranking[1:], self._trials, self._names, metrics, self._status.maximize)
         baselines = [each for each in attrs.get(BASELINES, []) if each.get("source", HERE) == HERE]
         return Evaluation(
             self._study,
-            {**identity, "opens": opens},
+            {**whose, "opens": opens},
             f"evaluation of trial {winner['trial']}",
-            attempts_of(written, {**identity, "opens": opens}),
+            attempts,
             question(winner, metrics, baselines, others, self._names, self._plan.directory),
             winner["model"],
             opens,
         )
+
+
+def _results(attrs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = attrs.get(FINALISTS, [])
+    return records
 
 
 def _record_of(results: Sequence[dict[str, Any]], run: FinalistRun) -> dict[str, Any] | None:

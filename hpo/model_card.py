@@ -228,8 +228,8 @@ def _test(test: Mapping[str, Any] | None) -> str:
             ", ".join(_without_directories(str(part)) for part in each["params"].values()),
             *_estimate(each["differences"]["roc_auc"]),
         )
-        for each in test["baselines"]
-        if "differences" in each
+        for each in test.get("baselines", ())
+        if "roc_auc" in each.get("differences", {})
     ]
     if beside:
         parts.append(_table(("ROC AUC beyond", "difference", "95 % interval"), beside))

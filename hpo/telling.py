@@ -28,6 +28,17 @@ ERRORS_IN_A_ROW = 3
 """So many trials in a row that fail by the objective's own fault stop the study."""
 
 
+def refused(event: Done, why: str) -> Failed:
+    """Return the end of an attempt whose answer cannot be used."""
+    return Failed(
+        attempt=event.attempt,
+        sequence=event.sequence,
+        cause=Cause.BAD_INPUT,
+        message=why,
+        usage=event.usage,
+    )
+
+
 class Teller:
     """Ends trials in the storage, and knows when there have been enough of them.
 
@@ -87,14 +98,7 @@ class Teller:
         self.tell(live, live.end(event))
 
     def _lacks_metric(self, live: LiveTrial, event: Done, said: str) -> None:
-        failure = Failed(
-            attempt=event.attempt,
-            sequence=event.sequence,
-            cause=Cause.BAD_INPUT,
-            message=said,
-            usage=event.usage,
-        )
-        self.failed(live, live.end(failure))
+        self.failed(live, live.end(refused(event, said)))
         # Every further trial would lack it, too.
         self.fatal = self.fatal or f"trial {live.number} cannot be judged by --require: {said}"
 

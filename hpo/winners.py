@@ -65,7 +65,7 @@ def choice_of(study: Study, trial: FrozenTrial) -> Chosen:
     winner = winner_of(study)
     if winner is None or winner["trial"] != trial.number:
         return Chosen(trial)
-    return Chosen(trial, run_of(study, winner["trial"], winner["run"]))
+    return Chosen(trial, run_of(study.user_attrs, winner["trial"], winner["run"]))
 
 
 def winning_trial(study: Study) -> FrozenTrial | None:

@@ -196,5 +196,7 @@ sealed = Sealed()
 
 
 def _files() -> list[Path]:
+    if not Path("/hpo-runs").is_dir():
+        return []  # in no container
     places = [Path("/hpo-runs"), Path("/hpo-cache"), Path(tempfile.gettempdir()), Path.cwd()]
     return [path for place in places for path in place.rglob("*") if path.is_file()]

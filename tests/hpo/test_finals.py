@@ -420,3 +420,39 @@ def test_the_view_and_the_commands_have_the_winner(tmp_path: Path, url: str) -> 
 
 def said(bench: Bench, kind: str) -> list[str]:
     return [moment.text for moment in bench.watcher.moments if moment.kind == kind]
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ({EVALUATION: {"measures": {}}}, "evaluate set evaluation.pairs: Field required"),
+        ({EVALUATION: 7}, "evaluate set evaluation"),
+        ({COMPARISON: {"pairs": 1, "candidates": [{}]}}, "evaluate set comparison.candidates.0"),
+    ],
+)
+def test_an_answer_that_is_none_is_refused_and_says_why(
+    bench: Bench, answer: dict[str, Any], why: str
+) -> None:
+    class Garbling(Lottery):
+        def evaluate(self, trial: Any) -> float:
+            for key, value in answer.items():
+                trial.set_user_attr(key, value)
+            return 1.0
+
+    bench.run(Garbling(), 2, finalists=1, seeds=1)
+    (text,) = said(bench, "failed")
+    assert why in text
+    assert EVALUATION not in attrs(bench)
+    assert len(attrs(bench)[OPENINGS]) == 1
+    bench.run(Garbling(), 2, finalists=1, seeds=1)  # a bug is not tried again
+    assert len(said(bench, "failed")) == 1
+
+
+def test_an_answer_without_candidates_is_one(bench: Bench) -> None:
+    class Silent(Lottery):
+        def evaluate(self, trial: Any) -> float:
+            trial.set_user_attr(COMPARISON, {"pairs": 1, "candidates": []})
+            return 1.0
+
+    bench.run(Silent(), 6, finalists=2, seeds=1)
+    assert attrs(bench)[COMPARISON]["cheapest"] is None
