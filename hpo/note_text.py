@@ -30,10 +30,16 @@ TRIAL_LIMIT = 600
 _BARS = "▁▂▃▄▅▆▇█"
 _POINTS = 6
 _ATTEMPTS = 3
+_FINALS = 4
 
 
 def study_note(
-    status: Status, plan: Plan, best: FrozenTrial | None, causes: Counter[str], ended: str
+    status: Status,
+    plan: Plan,
+    best: FrozenTrial | None,
+    causes: Counter[str],
+    ended: str,
+    finals: Sequence[str] = (),
 ) -> str:
     """Return the note of a study.
 
@@ -43,8 +49,9 @@ def study_note(
         best: The best feasible trial.
         causes: How many attempts of finished trials ended for which cause.
         ended: How the run ended; empty while it goes on.
+        finals: Who won, and how the winner does on the test split, line by line.
     """
-    tail = [_budget(status), _limits(status, plan), _causes(causes), _infeasible(status, plan)]
+    tail = [_finals(finals), _budget(status), _limits(status, plan), _causes(causes), _infeasible(status, plan)]
     if ended:
         tail.append(f"**Ended:** {escape(ended, 200)}")
 
@@ -112,6 +119,10 @@ def _best(status: Status, best: FrozenTrial | None) -> str:
         untuned, name = status.baseline
         said += f" ({escape(name, 60)} untuned {score(untuned)}, {gain:+.4f})"
     return said
+
+
+def _finals(lines: Sequence[str]) -> str:
+    return "  \n".join(escape(line, 160) for line in lines[:_FINALS])
 
 
 def _metrics(best: FrozenTrial, status: Status, plan: Plan) -> list[list[str]]:

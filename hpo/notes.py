@@ -20,6 +20,7 @@ from optuna import Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.final_text import final_lines
 from hpo.note_text import study_note, trial_note
 from hpo.plan import Plan
 from hpo.protocol import ATTEMPTS
@@ -81,6 +82,8 @@ class Notes:
         self._pending: dict[int, bool] = {}  # whether the trial was the best when it ended
         self._causes: dict[int, list[str]] = {}
         self._best: FrozenTrial | None = None
+        self._finals: list[str] | None = None
+        """What is known of the finals; ``None`` if the storage knows more."""
 
     def on(self, moment: Moment, status: Status) -> None:
         """Take note of ``moment``; nothing is written, as the database may be away just now."""
@@ -89,6 +92,8 @@ class Notes:
             self._pending.setdefault(moment.trial, best)
         if moment.kind == "end":
             self._ended = moment.text
+        if moment.kind in ("winner", "evaluation"):
+            self._finals = None
         self._status = status
 
     def tick(self, status: Status) -> None:
@@ -155,7 +160,11 @@ class Notes:
     def _study_text(self) -> str:
         assert self._status is not None
         causes = Counter(cause for causes in self._causes.values() for cause in causes)
-        text = study_note(self._status, self._plan, self._best_trial(), causes, self._ended)
+        if self._finals is None:
+            self._finals = final_lines(self._study)
+        text = study_note(
+            self._status, self._plan, self._best_trial(), causes, self._ended, self._finals
+        )
         if self._status.complete + self._status.pruned + self._status.failed > NOTED_TRIALS:
             text += f"\n\nOnly {len(self._noted):,} trials have a note; hpo trials lists all."
         return text

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import optuna_dashboard
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -40,6 +41,9 @@ def evaluate(directory: Path, *arguments: str) -> Result:
 def test_every_opening_is_counted(tmp_path: Path) -> None:
     study = run(tmp_path, 3, finalists=1, seeds=1)
     assert [each["by"] for each in study.user_attrs[OPENINGS]] == ["run"]
+    note = optuna_dashboard.get_note(study)
+    assert f"final trial {study.user_attrs['winner']['trial']} wins" in note
+    assert "test ROC AUC" in " ".join(note.split())
     result = evaluate(tmp_path)
     assert result.exit_code == 0, result.output
     assert "opened once before, is opened for trial" in result.stdout

@@ -335,7 +335,8 @@ def test_notes_stay_short_whatever_there_is_to_say(text: str) -> None:
     status = Status("s", text * 40, True, trials=64, complete=1, infeasible=1)
     status.best, status.baseline = (0.5, 3), (0.5, text * 40)
     plan = make_plan(requirements=parse_requirements(f"{'m' * 200}{i}>=0.5" for i in range(20)))
-    note = study_note(status, plan, trial, module.Counter({text * 9: 3}), text * 400)
+    finals = [text * 50] * 9
+    note = study_note(status, plan, trial, module.Counter({text * 9: 3}), text * 400, finals)
     assert len(note) <= STUDY_LIMIT
     assert "Budget:" in note
     for row in (line for line in note.splitlines() if line.startswith("|")):
