@@ -8,8 +8,8 @@ The storage may go away at any statement. So whatever writes to it here can be d
 start: first everything is written, then what this process knows is changed.
 
 The module is long because its transitions share one state and are best read together. What can
-stand alone does: the roster of attempts, telling and counting, baselines, the finals, money, the
-journal, the database's health.
+stand alone does: the roster of attempts, telling and counting, baselines, the finals, what extras
+say, money, the journal, the database's health.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from hpo.baselines import Baseline, Baselines
 from hpo.budget import Ledger
 from hpo.database import Database
 from hpo.errors import InputError, StudyStoppedError
-from hpo.evaluation import AnswerError, Evaluation
+from hpo.evaluation import Evaluation
 from hpo.executors import Executor
+from hpo.extra_telling import ExtraTeller
 from hpo.extras import Extra
 from hpo.finalists import FinalistRun
 from hpo.finals import Finals
@@ -55,15 +56,13 @@ from hpo.protocol import (
     SetAttr,
     Started,
     Suggest,
-    Suggested,
     Task,
     Verdict,
 )
-from hpo.requirements import MissingMetricError
 from hpo.roster import Roster, Running
 from hpo.scores import keep_scores, scores_path
 from hpo.status import Observer, RunningTrial, Status
-from hpo.telling import Teller, refused
+from hpo.telling import Teller
 from hpo.text import duration, parameter, score
 from storage import is_outage
 
@@ -124,8 +123,8 @@ class Coordinator:
             "maximize" if each.name == "MAXIMIZE" else "minimize" for each in study.directions
         )
         self._waiting: deque[LiveTrial | Extra] = deque()
-        self._lost: Counter[int | str] = Counter()
-        """Attempts lost to the infrastructure, by trial number or label of an extra."""
+        self._lost: Counter[int] = Counter()
+        """Attempts lost to the infrastructure, by trial number."""
         self._journal = Journal(plan.journal)
         self._taken_up = False
         """Whether this process knows what the storage held when it started."""
@@ -151,6 +150,9 @@ class Coordinator:
         self._ledger = Ledger(study, self.status, plan.max_cost, executor.worst_case)
         self._finals = Finals(
             study, objective, plan, self._label, self.status, self._announcer, executor.discard
+        )
+        self._extra_teller = ExtraTeller(
+            self._baselines, self._finals, executor, self._announcer, plan.retries
         )
 
     # Requests from outside the loop, such as a signal handler: they set a flag and return.
@@ -633,7 +635,8 @@ class Coordinator:
 
     def _handle_of(self, running: Running, event: AnyEvent) -> None:
         if isinstance(running.subject, Extra):
-            self._handle_extra(running, running.subject, event)
+            if self._extra_teller.hear(running, running.subject, event):
+                self._waiting.appendleft(running.subject)
         else:
             self._handle_trial(running, running.subject, event)
         self._forget_ended(event)
@@ -716,66 +719,6 @@ class Coordinator:
         """Whether a trial whose attempt ended so gets another one."""
         assert attempt.cause is not None
         return attempt.cause.is_infrastructure and self._lost[live.number] < self._plan.retries
-
-    def _handle_extra(self, running: Running, extra: Extra, event: AnyEvent) -> None:
-        match event:
-            case Started():
-                attempt = extra.attempts[-1]
-                attempt.machine, attempt.device = event.machine, event.device
-            case Report():
-                # Nothing prunes it: it is there to run to its end.
-                running.view.step, running.view.value = event.step, event.value
-                self._executor.reply(event.attempt, Verdict(step=event.step, prune=False))
-            case Suggest():
-                error = f"{extra.label} has no parameter {event.name!r}: the objective has changed"
-                self._executor.reply(event.attempt, Suggested(name=event.name, error=error))
-            case Done(state="complete"):
-                try:
-                    self._keep_answer(extra, event)
-                except (AnswerError, MissingMetricError) as error:
-                    self._extra_failed(extra, refused(event, str(error)))
-                else:
-                    extra.end(event)
-            case Done() | Failed():
-                self._extra_failed(extra, event)
-
-    def _keep_answer(self, extra: Extra, event: Done) -> None:
-        match extra:
-            case Baseline():
-                self._baselines.scored(extra, event)
-                value = event.values[0]
-                self._announcer.note(
-                    "baseline",
-                    f"{extra.label}, untuned: {score(value)}",
-                    extra,
-                    params=extra.params,
-                    value=value,
-                )
-            case FinalistRun():
-                self._finals.ran(extra, event)
-            case Evaluation():
-                self._finals.evaluated(extra, event)
-
-    def _extra_failed(self, extra: Extra, event: Done | Failed) -> None:
-        attempt = extra.end(event)
-        if attempt.cause is Cause.STOPPED:
-            return  # it is left to the next run
-        assert attempt.cause is not None
-        if attempt.cause.is_infrastructure:
-            if self._lost[extra.label] < self._plan.retries:
-                self._lost[extra.label] += 1
-                self._waiting.appendleft(extra)
-                return
-            self._finals.skip(extra)
-        said = ", untuned, could not be scored" if isinstance(extra, Baseline) else " failed"
-        self._announcer.note(
-            "failed",
-            f"{extra.label}{said} ({attempt.cause}): {attempt.message or 'it pruned itself'}",
-            extra,
-            event.log_tail if isinstance(event, Failed) else "",
-            cause=str(attempt.cause),
-            traceback=event.traceback if isinstance(event, Failed) else "",
-        )
 
     # Bookkeeping.
 

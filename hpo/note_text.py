@@ -51,7 +51,13 @@ def study_note(
         ended: How the run ended; empty while it goes on.
         finals: Who won, and how the winner does on the test split, line by line.
     """
-    tail = [_finals(finals), _budget(status), _limits(status, plan), _causes(causes), _infeasible(status, plan)]
+    tail = [
+        _finals(finals),
+        _budget(status),
+        _limits(status, plan),
+        _causes(causes),
+        _infeasible(status, plan),
+    ]
     if ended:
         tail.append(f"**Ended:** {escape(ended, 200)}")
 
