@@ -49,12 +49,12 @@ def _winner(winner: Mapping[str, Any]) -> list[str]:
         for each in ranking[1:]
     ]
     lines = [said + (f" · {' · '.join(others)}" if others else "")]
-    optimism = winner["optimism"]
-    if math.isfinite(optimism):
-        verdict = "too much" if optimism >= 0 else "too little"
+    search = winner["search"]
+    if search["optimism"] is not None and math.isfinite(search["optimism"]):
         lines.append(
-            f"      the search had said {score(winner['search_value'])}: "
-            f"{abs(optimism):.4f} {verdict}"
+            f"      optimism of the search {search['optimism']:+.4f}: its best, trial "
+            f"{search['trial']}, had {score(search['value'])}, and with new seeds has "
+            f"{score(search['mean'])}"
         )
     return lines
 

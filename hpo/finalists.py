@@ -178,8 +178,6 @@ def winner_record(ranking: Sequence[Ranked], maximize: bool) -> dict[str, Any] |
         return None
     first = ranking[0]
     run = first.best(maximize)
-    assert first.trial.value is not None  # a completed trial of one direction has one
-    optimism = first.trial.value - first.mean
     return {
         "trial": first.trial.number,
         "run": run["run"],
@@ -188,8 +186,7 @@ def winner_record(ranking: Sequence[Ranked], maximize: bool) -> dict[str, Any] |
         "mean": first.mean,
         "std": first.std,
         "seeds": len(first.runs),
-        "search_value": first.trial.value,
-        "optimism": optimism if maximize else -optimism,
+        "search": _search(ranking, maximize),
         "ranking": [
             {
                 "trial": each.trial.number,
@@ -202,4 +199,26 @@ def winner_record(ranking: Sequence[Ranked], maximize: bool) -> dict[str, Any] |
             }
             for each in ranking
         ],
+    }
+
+
+def _search(ranking: Sequence[Ranked], maximize: bool) -> dict[str, Any]:
+    """Return what the search's best trial had, what new seeds give it, and the difference.
+
+    The optimism is above zero where the search had made it look better than it is.
+    """
+    sign = 1.0 if maximize else -1.0
+
+    def place(ranked: Ranked) -> tuple[float, int]:
+        assert ranked.trial.value is not None  # a completed trial of one direction has one
+        return -sign * ranked.trial.value, ranked.trial.number
+
+    best = min(ranking, key=place)
+    value = float(best.trial.values[0])
+    mean = best.mean if best.runs else None
+    return {
+        "trial": best.trial.number,
+        "value": value,
+        "mean": mean,
+        "optimism": sign * (value - mean) if mean is not None else None,
     }

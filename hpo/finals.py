@@ -234,7 +234,7 @@ class Finals:
             "winner",
             f"trial {first.trial.number} wins with {score(first.mean)} over {len(first.runs)} "
             f"seeds · {self._label(first.trial.params)}",
-            **{name: record[name] for name in ("trial", "run", "mean", "std", "optimism")},
+            **{name: record[name] for name in ("trial", "run", "mean", "std", "search")},
         )
 
     def _remove(self, run: dict[str, Any]) -> None:

@@ -122,16 +122,17 @@ def _verdict(gap: object) -> str:
 
 
 def _optimism(winner: Mapping[str, Any], facts: Facts) -> Iterator[tuple[str, str]]:
-    searched, mean, gap = (number(winner.get(n)) for n in ("search_value", "mean", "optimism"))
+    search = mapping(winner.get("search"))
+    searched, mean, gap = (number(search.get(n)) for n in ("value", "mean", "optimism"))
     if searched is None or mean is None or gap is None:
         return
-    seeds, spread = whole(winner.get("seeds")) or 1, number(winner.get("std"))
-    around = f" ± {spread:.4f} (standard deviation)" if spread is not None and seeds > 1 else ""
-    judged = f"looked better than that, by {gap:.4f}" if gap > 0 else "did not look better"
+    seeds = whole(winner.get("seeds")) or 1
+    judged = f"made it look better, by {gap:.4f}" if gap > 0 else "did not make it look better"
     yield (
         "Optimism",
-        f"The search saw a {facts.metric} of {score(searched)}; {plural(seeds, 'new seed')} gave "
-        f"{score(mean)}{around} on the same validation pairs: the search {judged}.",
+        f"The search's best, trial {search.get('trial', '?')}, had a {facts.metric} of "
+        f"{score(searched)}; {plural(seeds, 'new seed')} gave {score(mean)} on the same validation "
+        f"pairs: the search {judged}.",
     )
 
 

@@ -162,8 +162,12 @@ def finish(study: optuna.Study) -> None:
             "mean": mean,
             "std": 0.0008,
             "seeds": 3,
-            "search_value": first.value,
-            "optimism": first.value - mean,
+            "search": {
+                "trial": first.number,
+                "value": first.value,
+                "mean": mean,
+                "optimism": first.value - mean,
+            },
             "ranking": ranking,
         },
     )
