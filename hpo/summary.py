@@ -12,7 +12,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.baselines import BASELINES
-from hpo.budget import dollars, limit_text, recorded_attempts
+from hpo.budget import dollars, recorded_attempts
 from hpo.coordinator import HANDED_OVER, INTERRUPTED, STOPPED, TIME_IS_UP
 from hpo.feasible import is_feasible
 from hpo.final_text import final_lines
@@ -117,7 +117,7 @@ def _cost(study: Study, status: Status) -> str:
 
 
 def _goals(status: Status, settings: Settings) -> list[str]:
-    """Say of every goal and limit that was set what came of it."""
+    """Say of every goal and limit that was set what came of it; of money the cost says so."""
     said = []
     if settings.target is not None:
         best = status.best
@@ -131,8 +131,6 @@ def _goals(status: Status, settings: Settings) -> list[str]:
     if settings.require:
         who = "by no trial" if status.best is None else f"by trial {status.best[1]}, the best"
         said.append(f"--require met {who}")
-    if settings.max_cost is not None and status.is_paid:
-        said.append(f"--max-cost {limit_text(settings.max_cost)}: {dollars(status.spent)} spent")
     if settings.timeout is not None:
         took = time.monotonic() - status.began
         said.append(f"--timeout {duration(settings.timeout)}: this run took {duration(took)}")
