@@ -89,6 +89,20 @@ def test_the_band_holds_a_new_run_at_four_times_the_largest_n(known: bool) -> No
     assert high - low < 0.05
 
 
+def test_the_band_holds_where_a_model_knows_much_before_it_learns() -> None:
+    """As above, of a curve that is no power of n: it falls faster at four times the largest n."""
+    inside = 0
+    for seed in range(60):
+        noise = 0.002 * np.random.default_rng(seed).standard_normal(13)
+        known = [
+            Point(n, 0.9 * (n + 800) ** -0.35 + 0.02 + off)
+            for n, off in zip((125, 250, 500, 1000) * 3, noise[1:], strict=True)
+        ]
+        low, high = fitted(known).predict(4000)[1:]
+        inside += low <= 0.9 * 4800**-0.35 + 0.02 + noise[0] <= high
+    assert inside >= 46
+
+
 def test_the_band_widens_beyond_the_data_and_holds_the_noise() -> None:
     law = fitted(curve(SIZES * 2, 0.9, 0.5, 0.05, spread=0.004))
     widths = [found.high - found.low for found in map(law.predict, (500, 2000, 8000, 16000))]
@@ -157,8 +171,8 @@ def test_errors_that_the_data_cannot_reach_are_refused() -> None:
     exact = fitted(curve(SIZES, 0.9, 0.5, 0.05))
     far = refused(exact.pairs_needed(0.9 * 20_000**-0.5 + 0.05))
     assert "more than 16,000 pairs" in far
-    rough = fitted(curve(SIZES, 0.02, 0.1, 0.0, spread=0.0001))
-    assert "too wide a range" in refused(rough.pairs_needed(0.0077))
+    rough = fitted(curve(SIZES, 0.05, 0.2, 0.0, spread=0.0001))
+    assert "too wide a range" in refused(rough.pairs_needed(0.00777))
 
 
 def test_a_prediction_too_far_is_an_error() -> None:
