@@ -20,9 +20,9 @@ draw from. A run that went wrong widens the band; it is for the caller to leave 
 
 A model that was trained before may fall little at first and faster later: what it knows already
 counts like d more pairs, error(n) = a (n + d)**-b + c (Hernandez et al., Scaling laws for transfer,
-2021). The law leaves d out, and few points do not tell it. So the curves that are drawn have several
-d, each as often as its fit is likely: where the points tell that d is 0 the band is that of the
-law, and else it is wide. Without that it missed on Quora pairs (benchmarks/LOG.md).
+2021). The law leaves d out, and few points do not tell it. So the curves that are drawn have
+several d, each as often as its fit is likely: where the points tell that d is 0 the band is that of
+the law, and else it is wide. Without that it missed on Quora pairs (benchmarks/LOG.md).
 """
 
 from __future__ import annotations
