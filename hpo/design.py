@@ -17,17 +17,14 @@ from typing import Any
 from optuna import Study
 from optuna.distributions import (
     BaseDistribution,
-    CategoricalDistribution,
     FloatDistribution,
-    IntDistribution,
 )
-from optuna.trial import FixedTrial
 
 from hpo.errors import InputError
 from hpo.grid import GRID, GridSampler, levels_of
 from hpo.objective import Objective
 from hpo.opening import prepare
-from hpo.replay import shown
+from hpo.replay import GivenTrial, shown
 from hpo.settings import Settings
 
 MOST = 50_000
@@ -223,31 +220,14 @@ class _Walk:
         return value
 
 
-class _Probe(FixedTrial):
+class _Probe(GivenTrial):
     """Answers suggestions with the levels of one combination."""
 
     def __init__(self, walk: _Walk) -> None:
-        self._given: dict[str, Any] = {}
-        super().__init__(self._given)
+        super().__init__({})
         self._walk = walk
 
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        self._draw(name, FloatDistribution(low, high, log=log, step=step))
-        return super().suggest_float(name, low, high, step=step, log=log)
-
-    def suggest_int(
-        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
-    ) -> int:
-        self._draw(name, IntDistribution(low, high, log=log, step=step))
-        return super().suggest_int(name, low, high, step=step, log=log)
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        self._draw(name, CategoricalDistribution(choices))
-        return super().suggest_categorical(name, choices)
-
-    def _draw(self, name: str, distribution: BaseDistribution) -> None:
-        if name not in self._given:
-            depth = len(self._given)
-            self._given[name] = self._walk.level(depth, name, distribution)
+    def asked(self, name: str, distribution: BaseDistribution) -> None:
+        if name not in self.given:
+            depth = len(self.given)
+            self.given[name] = self._walk.level(depth, name, distribution)

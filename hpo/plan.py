@@ -78,88 +78,75 @@ class Plan:
     ) -> Task:
         """Return the task of a trial's newest attempt."""
         start = live.trial.datetime_start
-        place = f"{self.trials_directory.name}/{live.number}"
-        return Task(
-            attempt=attempt.id,
-            study=self.study,
+        return self._task(
+            attempt,
+            place=f"{self.trials_directory.name}/{live.number}",
+            log=f"trial-{live.number:04d}-attempt-{len(live.attempts)}",
             number=live.number,
-            objective=self.spec,
             params=live.params(),
             user_attrs=live.trial.user_attrs,
             constraints=live.trial.constraints,
             directions=directions,
             created=start.isoformat() if start is not None else attempt.start,
             seed=trial_seed(self.seed, live.number),
-            directory=str(self.directory / place),
-            place=place,
             resume=len(live.attempts) > 1,
-            data=self._data(),
-            log=self._log(f"trial-{live.number:04d}-attempt-{len(live.attempts)}"),
         )
 
     def baseline_task(self, params: dict[str, Any], attempt: Attempt) -> Task:
         """Return the task that scores a baseline: parameters are given, not sampled."""
-        return Task(
-            attempt=attempt.id,
-            study=self.study,
+        given = {
+            name: Param(
+                distribution=distribution_to_json(CategoricalDistribution([value])), value=0
+            )
+            for name, value in params.items()
+        }
+        return self._task(
+            attempt,
+            place="baselines",
+            log=f"baseline-{attempt.id}",
             number=NO_TRIAL,
             method="baseline",
-            objective=self.spec,
-            params={
-                name: Param(
-                    distribution=distribution_to_json(CategoricalDistribution([value])), value=0
-                )
-                for name, value in params.items()
-            },
-            created=attempt.start,
-            seed=self.seed,
-            directory=str(self.directory / "baselines"),
-            place="baselines",
-            data=self._data(),
-            log=self._log(f"baseline-{attempt.id}"),
+            params=given,
         )
 
     def finalist_task(
         self, run: FinalistRun, attempt: Attempt, directions: tuple[Direction, ...]
     ) -> Task:
         """Return the task of a finalist's run: its parameters with a new seed."""
-        return Task(
-            attempt=attempt.id,
-            study=self.study,
-            number=run.trial.number,
-            objective=self.spec,
+        number = run.trial.number
+        return self._task(
+            attempt,
+            place=run.place,
+            log=f"finalist-{number:04d}-{run.run}-attempt-{len(run.attempts)}",
+            number=number,
             params=travelling(run.trial.params, run.trial.distributions),
             directions=directions,
-            created=attempt.start,
-            seed=trial_seed(self.seed, run.trial.number, run.run),
-            directory=str(self.directory / run.place),
-            place=run.place,
+            seed=trial_seed(self.seed, number, run.run),
             resume=len(run.attempts) > 1,
-            data=self._data(),
-            log=self._log(f"finalist-{run.trial.number:04d}-{run.run}-attempt-{len(run.attempts)}"),
         )
 
     def evaluation_task(self, evaluation: Evaluation, attempt: Attempt) -> Task:
         """Return the task that evaluates a winner; it alone may carry the test split."""
-        return Task(
-            attempt=attempt.id,
-            study=self.study,
+        return self._task(
+            attempt,
+            place="evaluation",
+            log=f"evaluation-{attempt.id}",
             number=NO_TRIAL,
             method="evaluate",
-            objective=self.spec,
             user_attrs={FINAL: evaluation.question},
-            created=attempt.start,
-            seed=self.seed,
-            directory=str(self.directory / "evaluation"),
-            place="evaluation",
-            data=self._data(),
-            log=self._log(f"evaluation-{attempt.id}"),
             assets={ASSET: evaluation.model},
             test=str(self.test) if evaluation.opens else None,
         )
 
-    def _data(self) -> str | None:
-        return str(self.data) if self.data is not None else None
-
-    def _log(self, name: str) -> str:
-        return str(self.directory / "logs" / f"{name}.log")
+    def _task(self, attempt: Attempt, place: str, log: str, **fields: Any) -> Task:
+        """Return a task with what all have in common, unless ``fields`` say otherwise."""
+        return Task(
+            attempt=attempt.id,
+            study=self.study,
+            objective=self.spec,
+            directory=str(self.directory / place),
+            place=place,
+            data=str(self.data) if self.data is not None else None,
+            log=str(self.directory / "logs" / f"{log}.log"),
+            **{"created": attempt.start, "seed": self.seed, **fields},
+        )

@@ -70,30 +70,44 @@ def shown(distribution: BaseDistribution) -> str:
             return repr(distribution)
 
 
-class _Replay(FixedTrial):
-    """Answers suggestions with given parameters, and refuses where there is no answer."""
+class GivenTrial(FixedTrial):
+    """Answers suggestions with given parameters, and hears of each before.
+
+    Args:
+        params: The parameters; :meth:`asked` may add to them.
+    """
 
     def __init__(self, params: dict[str, Any]) -> None:
         super().__init__(params)
-        self._given = params
+        self.given = params
+
+    def asked(self, name: str, distribution: BaseDistribution) -> None:
+        """Take note that a parameter is asked for; may raise."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        self._check(name, FloatDistribution(low, high, log=log, step=step))
+        """Answer as ``optuna.Trial.suggest_float`` would."""
+        self.asked(name, FloatDistribution(low, high, log=log, step=step))
         return super().suggest_float(name, low, high, step=step, log=log)
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
-        self._check(name, IntDistribution(low, high, log=log, step=step))
+        """Answer as ``optuna.Trial.suggest_int`` would."""
+        self.asked(name, IntDistribution(low, high, log=log, step=step))
         return super().suggest_int(name, low, high, step=step, log=log)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        self._check(name, CategoricalDistribution(choices))
+        """Answer as ``optuna.Trial.suggest_categorical`` would."""
+        self.asked(name, CategoricalDistribution(choices))
         return super().suggest_categorical(name, choices)
 
-    def _check(self, name: str, distribution: BaseDistribution) -> None:
-        if name not in self._given:
+
+class _Replay(GivenTrial):
+    """Refuses where there is no answer."""
+
+    def asked(self, name: str, distribution: BaseDistribution) -> None:
+        if name not in self.given:
             raise MisfitError(f"it has no {name}")
-        check_contains(name, distribution, self._given[name])
+        check_contains(name, distribution, self.given[name])
