@@ -30,8 +30,8 @@ from hpo.record import RECORD, StudyRecord
 from hpo.retention import ELSEWHERE, MODEL
 from hpo.strict_json import to_json
 from hpo.summary import baselines_of, describe
-from hpo.text import score
-from hpo.winners import Chosen, choice_of, winner_of
+from hpo.text import score, short_path
+from hpo.winners import Chosen, choice_of, winner_of, winning_trial
 
 MARKER = "hpo.json"
 """A file in every directory that hpo exported: what the card says, for programs."""
@@ -132,6 +132,15 @@ def _gone(found: Found, chosen: Chosen, model: str) -> InputError:
         "keeps those of its best trials only (--keep), where it ran. Train it again: "
         f"hpo train --study {name} --params {number} --out DIR"
     )
+
+
+def write_card(found: Found, place: Path) -> None:
+    """Put a card beside the winner's model at ``place``, if it is a SentenceTransformer there."""
+    trial = winning_trial(found.study)
+    if trial is None or not (place / "modules.json").is_file():
+        return
+    card = card_of(found, choice_of(found.study, trial), short_path(place))
+    (place / "README.md").write_text(render(card), encoding="utf-8")
 
 
 def card_of(found: Found, chosen: Chosen, place: str) -> Card:

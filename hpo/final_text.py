@@ -97,7 +97,7 @@ def _cheapest(compared: Mapping[str, Any], winner: Mapping[str, Any]) -> list[st
         return ["cheap nothing that costs less is as good, within noise"]
     seed = f", seed {found['run']}" if found["run"] is not None else ""
     saved = [
-        f"{name} {parameter(mine)} instead of {parameter(theirs)}"
+        f"{name} {_amount(mine)} instead of {_amount(theirs)}"
         for name, (mine, theirs) in found["saves"].items()
         if mine != theirs
     ]
@@ -106,6 +106,10 @@ def _cheapest(compared: Mapping[str, Any], winner: Mapping[str, Any]) -> list[st
         f"{_interval(found['difference'], sign=True)} on {compared['pairs']:,} validation pairs",
         f"      {' · '.join(saved)}",
     ]
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else parameter(value)
 
 
 def _interval(measure: Mapping[str, Any], sign: bool = False) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpo.errors import InputError
+from hpo.exporting import write_card
 from hpo.publishing import Published, publish
 from hpo.queries import Found, best_trials, is_snapshot, recorded_directory
 from hpo.retention import ELSEWHERE, MODEL
@@ -46,6 +47,7 @@ def pull_best(found: Found, out: Path | None, say: Callable[[str], None]) -> Non
         )
     say(f"from  {model}")
     path = publish(model, _directory(found, out), lambda line: say(f"      {line}"))
+    write_card(found, path)
     for line in Published(model, path).lines(name, ""):
         say(line)
 

@@ -25,6 +25,7 @@ from hpo.design import count_trials, settle
 from hpo.errors import InputError, StudyStoppedError
 from hpo.events import FILE, EventLog
 from hpo.executors import Executor
+from hpo.exporting import write_card
 from hpo.finalists import finalists_of
 from hpo.notes import Notes
 from hpo.objective import Objective, load_objective, spec_of, spec_of_reference
@@ -40,6 +41,7 @@ from hpo.opening import (
 from hpo.plan import Plan
 from hpo.protocol import ObjectiveSpec
 from hpo.publishing import publish_best
+from hpo.queries import Found
 from hpo.record import StudyRecord
 from hpo.requirements import parse_requirements
 from hpo.sampling import make_pruner, make_sampler
@@ -302,6 +304,8 @@ def _run_study(
                 say("the database is away; when it is back, the same command goes on")
             return Outcome(study, coordinator.status, coordinator.ended_early)
         published = publish_best(study, directory) if host.keeps_model else None
+        if published is not None and published.path is not None:
+            write_card(Found(study, storage, settings), published.path)
         report = _report(study, directory) if host.keeps_model and winner_of(study) else None
         if observers:
             status, early = coordinator.status, coordinator.ended_early

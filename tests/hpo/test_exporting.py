@@ -111,6 +111,13 @@ def test_the_card_says_what_the_study_says(
     assert str(pairs_file.parent) not in everything
 
 
+def test_the_model_in_its_place_has_a_card_too(tiny_study: TinyStudy) -> None:
+    place = tiny_study.runs / "tiny" / "best"
+    text = (place / "README.md").read_text()
+    assert f'SentenceTransformer("{place}")' in text
+    assert "Measured on 60 pairs that neither trained the model" in text
+
+
 def test_its_code_runs_as_it_stands(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (exported / "README.md").read_text()
     monkeypatch.chdir(exported.parent)
