@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from tests.chaos.finals import run_finals
 from tests.chaos.harness import run_chaos
 from tests.chaos.modal import run_modal
 from tests.chaos.outage import STEADY, run_outage
@@ -20,9 +21,15 @@ def _arguments() -> argparse.Namespace:
         epilog="The exit code is 1 if there is any finding.",
     )
     add = parser.add_argument
-    add("what", nargs="?", choices=["kills", "outage", "modal"], default="kills", help="kills")
+    add(
+        "what",
+        nargs="?",
+        choices=["kills", "outage", "modal", "finals"],
+        default="kills",
+        help="kills",
+    )
     add("--database", choices=["sqlite", "postgresql"], help="default: one after the other")
-    add("--kills", type=int, help="how many (200, on Modal 40)")
+    add("--kills", type=int, help="how many (200; on Modal and in finals 40)")
     add("--seed", type=int, default=7, help="of everything random (7)")
     add("--objective", help="module:function; it must be deterministic")
     add("--path", type=Path, action="append", default=[], help="a folder to look for it in")
@@ -46,7 +53,7 @@ def main() -> int:
     for database in ["postgresql"] if outage else databases:
         plan = Plan(
             database=database,
-            kills=given.kills or (40 if modal else Plan.kills),
+            kills=given.kills or (40 if given.what in ("modal", "finals") else Plan.kills),
             seed=given.seed,
             objective=given.objective or (STEADY if outage else Plan.objective),
             path=tuple(each.resolve() for each in given.path),
@@ -59,6 +66,8 @@ def main() -> int:
         )
         if modal:
             report = run_modal(plan)
+        elif given.what == "finals":
+            report = run_finals(plan)
         else:
             report = run_outage(plan, given.seconds) if outage else run_chaos(plan)
         print(report.table(), flush=True)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import random
 import time
+from pathlib import Path
 from typing import Any
 
 from optuna import TrialPruned
@@ -55,3 +59,75 @@ def steady(trial: Any) -> float:
         trial.report(x + step, step)
         trial.should_prune()
     return x
+
+
+STORY = "CHAOS_STORY"
+"""The variable that names the file to which executions of :class:`Deciding` tell what they do."""
+
+
+def luck(seed: int) -> float:
+    """Return what a seed adds to the value of a trial."""
+    return random.Random(seed).uniform(-0.1, 0.1)
+
+
+class Deciding:
+    """An objective with a test split: its value is a parameter and the luck of the seed."""
+
+    metric_name = "points"
+    direction = "maximize"
+    frugality = ("size",)
+    study_name = "deciding"
+
+    def __init__(self, prepared: bool = False) -> None:
+        self.prepared = prepared
+
+    def options(self) -> dict[str, Any]:
+        """Return what builds it again."""
+        return {"prepared": self.prepared}
+
+    def prepare(self, directory: Path, seed: int) -> tuple[Deciding, list[str]]:
+        """Write a split that trials may see and one that they may not."""
+        (directory / "data").mkdir(parents=True, exist_ok=True)
+        (directory / "test.jsonl").write_text("sealed")
+        return Deciding(prepared=True), []
+
+    def __call__(self, trial: Any) -> float:
+        """Take a while, report, and leave a model."""
+        current = hpo.current_attempt()
+        x: float = trial.suggest_float("x", 0, 1)
+        _tell(current, "begin")
+        if current.test is not None:
+            raise AssertionError("a trial sees the test split")
+        for step in range(STEPS):
+            time.sleep(STEP_SECONDS)
+            trial.report(x, step)
+            trial.should_prune()
+        (current.directory / "model").mkdir(exist_ok=True)
+        trial.set_user_attr("model", str(current.directory / "model"))
+        trial.set_user_attr("metrics", {"size": x, "threshold": 0.5})
+        trial.set_user_attr("hpo:scores", "AACAPw==")
+        _tell(current, "end")
+        return x + luck(current.seed)
+
+    def evaluate(self, trial: Any) -> float:
+        """Look at the winner's model and at the test split."""
+        current = hpo.current_attempt()
+        _tell(current, "begin")
+        time.sleep(STEPS * STEP_SECONDS)
+        if not current.assets["hpo:winner"].is_dir() or current.test is None:
+            raise AssertionError("the winner or the test split is not there")
+        estimate = {"value": 0.9, "low": 0.8, "high": 1.0}
+        measured = {"pairs": len(current.test.read_text()), "measures": {"roc_auc": estimate}}
+        trial.set_user_attr("comparison", {"pairs": 1, "candidates": []})
+        trial.set_user_attr("evaluation", measured)
+        _tell(current, "end")
+        return 0.9
+
+
+deciding = Deciding()
+
+
+def _tell(current: hpo.CurrentAttempt, what: str) -> None:
+    line = json.dumps({"place": current.directory.name, "what": what, "pid": os.getpid()})
+    with Path(os.environ[STORY]).open("a") as file:
+        file.write(line + "\n")

@@ -198,5 +198,6 @@ sealed = Sealed()
 def _files() -> list[Path]:
     if not Path("/hpo-runs").is_dir():
         return []  # in no container
-    places = [Path("/hpo-runs"), Path("/hpo-cache"), Path(tempfile.gettempdir()), Path.cwd()]
-    return [path for place in places for path in place.rglob("*") if path.is_file()]
+    found = [*Path("/hpo-runs").rglob("*"), *Path("/hpo-cache").rglob("*")]
+    found += Path(tempfile.gettempdir()).rglob("test*")
+    return [path for path in found if path.is_file()]

@@ -12,7 +12,7 @@ from tests.hpo.modal_support import Modal
 def test_only_the_evaluation_of_the_winner_gets_the_test_split(on_modal: Modal) -> None:
     """One study for all of it, as containers take a while to start."""
     before = on_modal.bill()
-    ran = on_modal.run("sealed", 4, finalists=2, seeds=2)
+    ran = on_modal.run("sealed", 3, finalists=2, seeds=2)
     study = on_modal.study()
     attrs = study.user_attrs
     evaluation, winner = attrs[EVALUATION], attrs[WINNER]
@@ -24,7 +24,7 @@ def test_only_the_evaluation_of_the_winner_gets_the_test_split(on_modal: Modal) 
     (holding,) = [call for call in ran.calls if secret in on_modal.plane.arguments(call)]
     (attempt,) = attrs[EVALUATION_ATTEMPTS][0]["attempts"]
     assert holding.id == attempt["handle"]["call"]
-    assert len(ran.calls) == 4 + 4 + 1
+    assert len(ran.calls) == 3 + 4 + 1
     assert all(trial.user_attrs["seen"] == [] for trial in study.trials)
     runs = on_modal.plane.volume(RUNS_VOLUME)
     kept = [path for path in runs.parent.rglob("*") if path.is_file()]
