@@ -145,8 +145,11 @@ class Roll:
                 "keeps a study of this name in another database; choose another --out, or another "
                 "--study."
             )
+        own = {each.pid for each in psutil.Process().children() if _runs(each, *_HELPERS)}
         for pid, began in found.workers:
-            kill(pid, began)
+            # An earlier executor of this process shared its helpers with this one.
+            if pid not in own:
+                kill(pid, began)
         self._end_marked()
 
     def _end_marked(self) -> None:

@@ -446,3 +446,17 @@ def test_a_worker_that_was_not_written_down_in_time_is_ended_too(tmp_path: Path)
     (tmp_path / "processes.json").write_text(json.dumps({**roll, "workers": []}))
     LocalExecutor(tmp_path, workers=1).close()
     assert is_dead(pid)
+
+
+def test_a_second_study_of_a_process_goes_on_with_its_helpers(tmp_path: Path) -> None:
+    """They would be killed as leftovers of the first, just as the second starts its workers."""
+
+    def helpers() -> set[int]:
+        children = psutil.Process().children()
+        return {each.pid for each in children if "multiprocessing." in " ".join(each.cmdline())}
+
+    LocalExecutor(tmp_path, 1).close()
+    before = helpers()
+    LocalExecutor(tmp_path, 1).close()
+    assert len(before) == 2
+    assert helpers() == before
