@@ -42,6 +42,22 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     postgres_server.execute(f"DROP DATABASE {database} WITH (FORCE)")
 
 
+LONGEST = (
+    "test_readme.py",
+    "test_finetune.py",
+    "test_modal.py",
+    "test_modal_shipping.py",
+    "test_modal_coordinator.py",
+    "test_chaos.py",
+    "test_outages.py",
+    "test_design.py",
+    "test_training_run.py",
+    "test_cli.py",
+)
+"""Files of tests that take more than 20 s, the longest first."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, so that two processes end at about the same time."""
-    items.sort(key=lambda item: item.path.name != "test_readme.py")
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))

