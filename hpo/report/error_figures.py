@@ -100,7 +100,8 @@ def _panel(facts: Facts, title: str, runs: list[Run], place: int, most: int) -> 
 
 def _ends(runs: Sequence[Run]) -> tuple[float, float]:
     sizes = [run.size or 1 for run in runs]
-    room = (max(sizes) / min(sizes)) ** 0.08 if max(sizes) > min(sizes) else 1.5
+    # At least so much that what is set apart from the largest size is not cut off.
+    room = max(1.15, (max(sizes) / min(sizes)) ** 0.08) if max(sizes) > min(sizes) else 1.5
     return min(sizes) / room, max(sizes) * room
 
 

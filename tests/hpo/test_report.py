@@ -479,3 +479,18 @@ def test_an_error_rate_that_is_none_is_refused(
     done = CliRunner().invoke(app, ["report", "--storage", sqlite_url, "--error", rate])
     assert done.exit_code == 2
     assert "an error rate is above 0 and below 1" in done.stderr
+
+
+def test_nothing_lies_beyond_the_axis_where_few_sizes_were_tried(tmp_path: Path) -> None:
+    study = optuna.create_study(direction="maximize")
+    for trial in searched().trials:
+        if trial.params.get("num_samples") in (2000, 4000):
+            study.add_trial(trial)
+    finish(study)
+    _, figures = written(study, tmp_path)
+    panels = [figure for name, figure in figures.items() if name.startswith("hpo-error")]
+    assert any("the winner on the test split" in traces(panel) for panel in panels)
+    for panel in panels:
+        low, high = (10**end for end in panel["layout"]["xaxis"]["range"])
+        for trace in panel["data"]:
+            assert all(low <= x <= high for x in trace["x"]), trace["name"]
