@@ -32,9 +32,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def _questions() -> Iterator[None]:
     """Turn errors into messages, and end in silence when whoever reads has read enough."""
     # As any program in a pipe does: hpo trials | head. Python would print a traceback.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    with errors(), database_errors():
-        yield
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        with errors(), database_errors():
+            yield
+        sys.stdout.flush()
+    finally:
+        # Whoever called this from Python does not want to end by a pipe of its own.
+        signal.signal(signal.SIGPIPE, before)
 
 
 def studies(storage: Storage = None, as_json: AsJson = False) -> None:

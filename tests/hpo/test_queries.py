@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,9 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from typer.testing import CliRunner
 
+from hpo.cli import app
 from storage import create_views, open_storage, own_study
 from tests.postgres import PostgresServer
 
@@ -326,3 +329,9 @@ def test_the_documented_right_is_enough(postgres_server: PostgresServer, postgre
     line = """psql "$HPO_STORAGE" -At -c "select number from hpo_best" """
     assert ask(line, postgres_server.programs, HPO_STORAGE=url) == "2\n"
     postgres_server.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}", database=database)
+
+
+def test_a_question_asked_from_python_leaves_signals_as_they_were(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGPIPE)
+    CliRunner().invoke(app, ["studies", "--storage", f"sqlite:///{tmp_path}/none.db"])
+    assert signal.getsignal(signal.SIGPIPE) is before
