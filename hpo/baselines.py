@@ -5,7 +5,7 @@ They are extras of the study (``hpo.extras``): no score is paid for twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +19,9 @@ from hpo.status import Status
 BASELINES = "baselines"
 """The study's user attribute that holds scores of untuned models."""
 
+
+HERE = "local"
+"""The source of a score that a worker computed; those of other sources are paid for."""
 
 BASELINE_ATTEMPTS = "baseline_attempts"
 """The study's user attribute that lists, for the parameters of each model, its attempts."""
@@ -35,6 +38,11 @@ class Baseline(Extra):
         """What makes the model."""
         params: dict[str, Any] = self.identity["params"]
         return params
+
+
+def is_scored_here(record: Mapping[str, Any]) -> bool:
+    """Whether a worker can score a study's baseline, rather than an API that wants to be paid."""
+    return bool(record.get("source", HERE) == HERE)
 
 
 class Baselines:

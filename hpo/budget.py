@@ -163,8 +163,8 @@ class Ledger:
             cost = record.get("dollars", record.get("reserved"))
             if cost:
                 self.budget.recall(record["id"], cost)
-            if cost and record.get("cause") == Cause.OK and not is_extra(record["id"]):
-                self._full[record["id"]] = cost
+            if cost and record.get("cause") == Cause.OK:
+                self._note_full(record["id"], cost)
         self.show()
 
     def reserve(self, attempt: Attempt) -> None:
@@ -182,8 +182,13 @@ class Ledger:
         """
         self.budget.settle(attempt, usage)
         if full and usage is not None:
-            self._full[attempt] = usage.dollars
+            self._note_full(attempt, usage.dollars)
         self.show()
+
+    def _note_full(self, attempt: str, cost: float) -> None:
+        """Take a trial's full cost for what others may cost; extras are cheaper, or finals."""
+        if not is_extra(attempt):
+            self._full[attempt] = cost
 
     def expected(self, attempts: int) -> float:
         """Return what so many full attempts may be expected to cost, by those that there were."""

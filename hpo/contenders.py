@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hpo.attempts import Attempt
+from hpo.baselines import HERE
 from hpo.errors import InputError
 from hpo.executors.local import LocalExecutor
 from hpo.objective import load_objective
@@ -24,9 +25,6 @@ from hpo.record import RECORD, StudyRecord
 
 API_MODELS = "objectives.apis:api_model"
 """What knows the models behind an API."""
-
-HERE = "local"
-"""The source of a score that was computed on this machine."""
 
 
 @dataclass(frozen=True)

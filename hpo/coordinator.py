@@ -671,7 +671,7 @@ class Coordinator:
         """Put a trial's scores where they are kept; return the event without them."""
         attrs = dict(event.user_attrs)
         text = attrs.pop(SCORES, None)
-        if isinstance(text, str) and event.state == "complete":
+        if event.state == "complete":
             keep_scores(scores_path(self._plan.directory, live.number), text)
         return event.model_copy(update={"user_attrs": attrs})
 

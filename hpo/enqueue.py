@@ -15,7 +15,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -31,7 +30,6 @@ from optuna.trial import TrialState, create_trial
 
 from hpo.errors import InputError
 from hpo.objective import load_objective
-from hpo.protocol import ObjectiveSpec
 from hpo.record import RECORD, StudyRecord
 from hpo.text import parameters
 
@@ -155,11 +153,9 @@ def _suggest_of(study: Study) -> Callable[[Any], Any] | None:
     if RECORD not in study.user_attrs:
         return None  # of plain Optuna
     record = StudyRecord.of(study)
-    if record.objective is None or record.options is None:
+    spec = record.spec()
+    if spec is None or spec.options is None:
         return None
-    spec = ObjectiveSpec(
-        reference=record.objective, options=record.options, path=(str(Path.cwd()),)
-    )
     try:
         found: Callable[[Any], Any] | None = getattr(load_objective(spec), "suggest", None)
     except ValueError as error:

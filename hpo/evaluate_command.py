@@ -11,7 +11,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -97,17 +97,15 @@ def _taken_up(found: Found) -> tuple[Plan, Objective]:
     from hpo.errors import InputError
     from hpo.objective import load_objective
     from hpo.plan import Plan
-    from hpo.protocol import ObjectiveSpec
     from hpo.record import RECORD, StudyRecord
 
     name = found.study.study_name
     if RECORD not in found.study.user_attrs:
         raise InputError(f"study {name!r} was not made by hpo: it has no test split.")
     record = StudyRecord.of(found.study)
-    if record.objective is None:
+    spec = record.spec()
+    if spec is None:
         raise InputError(f"study {name!r} has an objective that only its own script knows.")
-    path = (str(Path.cwd()),)
-    spec = ObjectiveSpec(reference=record.objective, options=record.options, path=path)
     objective = load_objective(spec)
     if not hasattr(objective, "evaluate"):
         raise InputError(
@@ -131,11 +129,11 @@ def _agree_to_apis(found: Found, plan: Plan, yes: bool, say: Callable[[str], Non
         InputError: Nobody agrees, or an API cannot be asked.
     """
     from hpo.baseline_command import agree_to_cost
+    from hpo.baselines import is_scored_here
     from hpo.contenders import behind_api
-    from hpo.finals import HERE
     from hpo.summary import baselines_of
 
-    others = [each for each in baselines_of(found.study) if each.get("source", HERE) != HERE]
+    others = [each for each in baselines_of(found.study) if not is_scored_here(each)]
     prices = found.settings.rates
     agree_to_cost([behind_api(each["params"], plan.test, prices) for each in others], yes, say)
 
@@ -169,7 +167,7 @@ def _evaluation(
 ) -> Evaluation:
     from hpo.attempts import now
     from hpo.evaluation import Evaluation, candidates, question
-    from hpo.finalists import FINALISTS, rank
+    from hpo.finalists import rank, results_of
     from hpo.summary import baselines_of
     from hpo.winners import winner_of
 
@@ -178,10 +176,11 @@ def _evaluation(
     winner = winner_of(study)
     names = getattr(objective, "frugality", ())
     maximize = study.direction.name == "MAXIMIZE"
-    results: list[dict[str, Any]] = study.user_attrs.get(FINALISTS, [])
     beaten = [each["trial"] for each in winner["ranking"][1:]] if winner is not None else []
     others = [trial for trial in trials if trial.number in beaten]
-    ranked = rank(others, results, winner["seeds"] if winner is not None else 1, maximize)
+    ranked = rank(
+        others, results_of(study.user_attrs), winner["seeds"] if winner is not None else 1, maximize
+    )
     whose = {"trial": chosen.trial.number, "run": chosen.number}
     asked = question(
         whose,

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hpo.attempts import Attempt, now
 from hpo.extras import Extra
-from hpo.finalists import FINALISTS, Ranked
+from hpo.finalists import Ranked
 from hpo.frugality import cheapest, cost_of, front
 from hpo.scores import read_scores, scores_path
 
@@ -111,7 +111,7 @@ class Evaluation(Extra):
     """The evaluation of one model.
 
     Attributes:
-        question: What the worker is asked; see ``Question``.
+        question: What the worker is asked; see :func:`question`.
         model: Where the model is.
         opens: Whether it opens the test split.
         by: Who asked for it: a run, or ``hpo evaluate``.
@@ -241,9 +241,3 @@ def candidates(
     finalists = [(run["trial"], run["run"], run["metrics"]) for run in runs]
     ahead = front(trials, names, own, maximize)
     return [*finalists, *((each.number, None, each.user_attrs["metrics"]) for _, each in ahead)]
-
-
-def run_of(attrs: Mapping[str, Any], trial: int, run: int | None) -> Mapping[str, Any] | None:
-    """Return the record of a finalist's run from the user attributes of a study."""
-    records: list[dict[str, Any]] = attrs.get(FINALISTS, [])
-    return next((each for each in records if each["trial"] == trial and each["run"] == run), None)

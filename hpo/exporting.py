@@ -23,7 +23,6 @@ from hpo.errors import InputError
 from hpo.evaluation import EVALUATION
 from hpo.model_card import Card, render, shareable
 from hpo.objective import Objective, load_objective
-from hpo.protocol import ObjectiveSpec
 from hpo.publishing import Published, bring
 from hpo.queries import Found, best_trials, recorded_directory, requirement_lines
 from hpo.record import RECORD, StudyRecord
@@ -181,10 +180,9 @@ def made_by() -> str:
 
 def _origin(record: StudyRecord | None, params: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what a study's objective knows of the base model; nothing if it cannot be asked."""
-    if record is None or record.objective is None:
+    spec = record.spec() if record is not None else None
+    if spec is None:
         return {}
-    path = (str(Path.cwd()),)
-    spec = ObjectiveSpec(reference=record.objective, options=record.options, path=path)
     try:
         return origin_of(load_objective(spec), params)
     except ValueError:  # it is not on this machine: the model can be exported all the same

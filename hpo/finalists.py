@@ -59,6 +59,17 @@ def place_of(run: Mapping[str, Any]) -> str:
     return f"finalists/{run['trial']}-{run['run']}"
 
 
+def results_of(attrs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the records of finished runs from the user attributes of a study."""
+    records: list[dict[str, Any]] = attrs.get(FINALISTS, [])
+    return records
+
+
+def run_of(attrs: Mapping[str, Any], whose: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the record of the run with this ``trial`` and ``run``; ``None`` if it has none."""
+    return next((each for each in results_of(attrs) if whose.items() <= each.items()), None)
+
+
 def finalists_of(settings: Settings, objective: Objective, several: bool) -> int:
     """Return how many finalists a study is to have.
 

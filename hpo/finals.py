@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.announcer import Announcer
 from hpo.attempts import Attempted, trial_seed
-from hpo.baselines import BASELINES
+from hpo.baselines import BASELINES, is_scored_here
 from hpo.evaluation import (
     EVALUATION,
     EVALUATION_ATTEMPTS,
@@ -24,7 +24,6 @@ from hpo.evaluation import (
     Evaluation,
     candidates,
     question,
-    run_of,
 )
 from hpo.extras import Extra, attempts_of
 from hpo.finalists import (
@@ -36,6 +35,8 @@ from hpo.finalists import (
     choose_finalists,
     place_of,
     rank,
+    results_of,
+    run_of,
     winner_record,
 )
 from hpo.objective import Objective
@@ -46,9 +47,6 @@ from hpo.retention import ELSEWHERE, MODEL
 from hpo.scores import keep_scores, scores_path
 from hpo.status import Status
 from hpo.text import score
-
-HERE = "local"
-"""The source of a baseline's score that a worker computed; others are paid for by the request."""
 
 
 class Finals:
@@ -134,9 +132,8 @@ class Finals:
             return None
         self._begin()
         attrs = self._study.user_attrs
-        done = _results(attrs)
         runs = [each for each in self._runs(attrs) if not _is_failed(each)]
-        left = [each for each in runs if _record_of(done, each) is None]
+        left = [each for each in runs if run_of(attrs, each.identity) is None]
         for each in left:
             if not _is_among(each, busy) and not _is_among(each, self._skipped):
                 return each
@@ -144,21 +141,22 @@ class Finals:
             if not busy:
                 self.stop(f"{left[0].label} was lost too often; the same command tries again")
             return None
+        if any(isinstance(each, Evaluation) for each in busy):
+            return None
         ranking = self._ranking(attrs)
         self._crown(attrs, ranking)
         evaluation = self._evaluation(self._study.user_attrs, ranking)
         if evaluation is None or _is_failed(evaluation) or _is_among(evaluation, self._skipped):
             self._over = True
             return None
-        return None if _is_among(evaluation, busy) else evaluation
+        return evaluation
 
     def ran(self, run: FinalistRun, event: Done) -> None:
         """Keep what a run of a finalist returned; to do it again changes nothing."""
         attrs = event.user_attrs
         metrics, value = attrs.get("metrics", {}), event.values[0]
-        text = attrs.get(SCORES)
-        if isinstance(text, str):
-            keep_scores(scores_path(self._plan.directory, run.trial.number, run.run), text)
+        path = scores_path(self._plan.directory, run.trial.number, run.run)
+        keep_scores(path, attrs.get(SCORES))
         record = {
             **run.identity,
             "seed": trial_seed(self._plan.seed, run.trial.number, run.run),
@@ -167,8 +165,8 @@ class Finals:
             "model": attrs.get(MODEL),
             "violations": violations(self._plan.requirements, metrics, value, self._status.metric),
         }
-        known = _results(self._study.user_attrs)
-        others = [each for each in known if _record_of([each], run) is None]
+        known = results_of(self._study.user_attrs)
+        others = [each for each in known if not run.identity.items() <= each.items()]
         self._study.set_user_attr(FINALISTS, [*others, record])
         self._announcer.note(
             "finalist", f"{run.label}: {score(value)}", run, **run.identity, value=value
@@ -204,14 +202,13 @@ class Finals:
                 label = f"finalist {trial.number}, seed {number} of {self._plan.seeds}"
                 known = attempts_of(written, identity)
                 runs.append(FinalistRun(self._study, identity, label, known, trial, number))
-        done = _results(attrs)
-        finished = sum(_record_of(done, each) is not None for each in runs)
+        finished = sum(run_of(attrs, each.identity) is not None for each in runs)
         self._status.finals = (finished, len(runs))
         return runs
 
     def _ranking(self, attrs: Mapping[str, Any]) -> list[Ranked]:
         maximize = self._status.maximize
-        return rank(self._finalists, _results(attrs), self._plan.seeds, maximize)
+        return rank(self._finalists, results_of(attrs), self._plan.seeds, maximize)
 
     def _crown(self, attrs: Mapping[str, Any], ranking: Sequence[Ranked]) -> None:
         """Write down who won, and remove weights that nobody wants any more."""
@@ -224,7 +221,7 @@ class Finals:
         self._study.set_user_attr(WINNER, record)
         # The best run of each finalist stays: it may win when the study goes on.
         kept = [each.best(self._status.maximize) for each in ranking if each.runs]
-        for run in _results(attrs):
+        for run in results_of(attrs):
             if run not in kept:
                 self._remove(run)
         if record is None:
@@ -257,11 +254,11 @@ class Finals:
         attempts = attempts_of(written, {**whose, "opens": opens})
         if attempts and attempts[-1].cause is Cause.OK:
             return None
-        run = run_of(attrs, winner["trial"], winner["run"])
+        run = run_of(attrs, whose)
         metrics = run["metrics"] if run is not None else {}
         assert self._trials is not None  # chosen when the finals began
         others = candidates(ranking[1:], self._trials, self._names, metrics, self._status.maximize)
-        baselines = [each for each in attrs.get(BASELINES, []) if each.get("source", HERE) == HERE]
+        baselines = filter(is_scored_here, attrs.get(BASELINES, []))
         return Evaluation(
             self._study,
             {**whose, "opens": opens},
@@ -271,15 +268,6 @@ class Finals:
             winner["model"],
             opens,
         )
-
-
-def _results(attrs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = attrs.get(FINALISTS, [])
-    return records
-
-
-def _record_of(results: Sequence[dict[str, Any]], run: FinalistRun) -> dict[str, Any] | None:
-    return next((each for each in results if run.identity.items() <= each.items()), None)
 
 
 def _is_among(extra: Extra, others: Sequence[object]) -> bool:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from hpo.errors import InputError
 from hpo.grid import GRID
 from hpo.journal import UNWRITTEN
+from hpo.protocol import ObjectiveSpec
 
 RECORD = "hpo"
 """The study's user attribute that holds its record."""
@@ -54,6 +55,16 @@ class StudyRecord(BaseModel):
     def of(cls, study: Study) -> StudyRecord:
         """Return the record of a study that has one."""
         return cls.model_validate(study.user_attrs[RECORD])
+
+    def spec(self) -> ObjectiveSpec | None:
+        """Return how the objective is found, in the current directory first; ``None`` if by nobody.
+
+        An objective without an importable name is known to its own script only.
+        """
+        if self.objective is None:
+            return None
+        path = (str(Path.cwd()),)
+        return ObjectiveSpec(reference=self.objective, options=self.options, path=path)
 
     def settle(self, study: Study) -> list[str]:
         """Record this run in a new study, or see that it fits the one that is there.

@@ -19,8 +19,10 @@ def scores_path(directory: Path, trial: int, run: int | None = None) -> Path:
     return directory / DIRECTORY / name
 
 
-def keep_scores(path: Path, text: str) -> None:
-    """Write scores; to do it again changes nothing, and no reader sees half of them."""
+def keep_scores(path: Path, text: object) -> None:
+    """Write scores, if ``text`` is any; to do it again changes nothing, nobody reads half of it."""
+    if not isinstance(text, str):
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     incoming = path.with_name(path.name + ".new")
     incoming.write_text(text, encoding="ascii")

@@ -13,8 +13,7 @@ from typing import Any
 from optuna import Study
 from optuna.trial import FrozenTrial
 
-from hpo.evaluation import run_of
-from hpo.finalists import WINNER
+from hpo.finalists import WINNER, run_of
 from hpo.retention import MODEL
 
 
@@ -65,7 +64,9 @@ def choice_of(study: Study, trial: FrozenTrial) -> Chosen:
     winner = winner_of(study)
     if winner is None or winner["trial"] != trial.number:
         return Chosen(trial)
-    return Chosen(trial, run_of(study.user_attrs, winner["trial"], winner["run"]))
+    return Chosen(
+        trial, run_of(study.user_attrs, {name: winner[name] for name in ("trial", "run")})
+    )
 
 
 def winning_trial(study: Study) -> FrozenTrial | None:

@@ -16,13 +16,16 @@ from typer.testing import CliRunner
 
 import hpo
 import storage as storages
+from hpo.attempts import Attempt
+from hpo.budget import Ledger
 from hpo.cli import app
 from hpo.errors import InputError
 from hpo.evaluation import COMPARISON, EVALUATION, EVALUATION_ATTEMPTS, OPENINGS
 from hpo.executors import Handle
 from hpo.executors.inline import InlineExecutor
 from hpo.finalists import FINALIST_ATTEMPTS, FINALISTS, WINNER
-from hpo.protocol import NO_TRIAL, SCORES, AnyEvent, Cause, Failed, Task
+from hpo.protocol import NO_TRIAL, SCORES, AnyEvent, Cause, Failed, Task, Usage
+from hpo.status import Status
 from tests.hpo.paying import Fate, Paying
 from tests.hpo.test_coordinator import Bench
 
@@ -457,3 +460,14 @@ def test_an_answer_without_candidates_is_one(bench: Bench) -> None:
 
     bench.run(Silent(), 6, finalists=2, seeds=1)
     assert attrs(bench)[COMPARISON]["cheapest"] is None
+
+
+def test_what_full_trials_cost_is_not_told_by_baselines() -> None:
+    """Neither in the run that scored them nor in the next, which reads what was paid."""
+    study = optuna.create_study()
+    status = Status(study="s", metric=None, maximize=True, trials=1)
+    ledger = Ledger(study, status, 10.0, 1.0)
+    ledger.settle(Attempt.new(NO_TRIAL, 1).id, Usage(seconds=1, dollars=0.01), full=True)
+    assert ledger.expected(2) == 0.0
+    ledger.settle(Attempt.new(0, 1).id, Usage(seconds=1, dollars=0.5), full=True)
+    assert ledger.expected(2) == 1.0
